@@ -1,0 +1,1 @@
+"""Files to tar and back: entries, change sets, pack, unpack, compression. Blocking code, no trio."""
