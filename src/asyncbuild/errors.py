@@ -27,7 +27,7 @@ whether the same call may succeed later. The exit codes are those of docs/refere
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,9 @@ class AsyncbuildError(Exception):
         self.hint = hint
         self.location = location
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (type(self), self.args, dict(self.__dict__))
+
     def at(self, location: SourceLocation | None) -> AsyncbuildError:
         """This error, placed at ``location`` unless it has a place already."""
         if self.location is None:
@@ -78,6 +81,14 @@ class AsyncbuildError(Exception):
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
+
+
+def _revive(kind: type[AsyncbuildError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    """An error as it was, without its constructor: errors cross processes and are raised again."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(AsyncbuildError):
