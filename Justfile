@@ -1,0 +1,36 @@
+# The same commands as CI's and as the README's; nothing here does more than its line says.
+
+# list the recipes
+default:
+    @just --list
+
+# Debian packages and .venv
+setup:
+    scripts/setup
+
+# all checks, as in CI; arguments go to pytest
+test *arguments:
+    scripts/test {{arguments}}
+
+# lint, format and types only
+lint: setup
+    .venv/bin/ruff check
+    .venv/bin/ruff format --check
+    .venv/bin/mypy
+
+# rewrite to the house's format
+format: setup
+    .venv/bin/ruff check --fix-only
+    .venv/bin/ruff format
+
+# build and push the examples through a local registry
+quickstart *examples:
+    scripts/quickstart {{examples}}
+
+# compile requirements/*.txt anew (--upgrade moves packages on)
+lock *arguments:
+    requirements/lock {{arguments}}
+
+# what CI runs
+ci:
+    .ci/run
