@@ -1,0 +1,202 @@
+"""The base images of the bench: a many-layer Debian and four sibling bases, made once and cached.
+
+Debian comes from debootstrap with the mirror that this machine's apt is configured with; the layers
+above it come from ``apt-get install`` in a buildah build, so that no builder under test has made its
+own input. Everything lies under ``cache_directory()``: an OCI layout ``layout`` with one tag per base,
+and ``seed``, the storage of a docker-registry that already holds all of them (``bases/many``,
+``bases/a`` ... ``bases/d``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from perf.farsite import Registry
+
+#: The many-layer base: one layer per line, in this order, on top of Debian's minbase.
+MANY_LAYERS = (
+    "ca-certificates curl openssl",
+    "gcc libc6-dev",
+    "g++",
+    "make cmake",
+    "python3",
+    "python3-dev python3-venv python3-pip",
+    "git",
+    "gdb-minimal strace",
+    "libssl-dev zlib1g-dev libffi-dev libsqlite3-dev",
+    "nano less rsync",
+)
+
+#: J3's four bases: each is Debian's minbase and one layer, as today's language images are siblings.
+SIBLINGS = {
+    "a": "gcc libc6-dev make",
+    "b": "python3 python3-venv",
+    "c": "git curl ca-certificates",
+    "d": "perl libperl-dev sqlite3",
+}
+
+_INSTALL = (
+    "RUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends {} "
+    "&& rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/log/*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """One base as it lies in the seed registry; sizes in bytes, compressed."""
+
+    name: str
+    layer_sizes: tuple[int, ...]
+
+    @property
+    def compressed(self) -> int:
+        """All layers together."""
+        return sum(self.layer_sizes)
+
+
+def cache_directory() -> Path:
+    """``$PERF_CACHE``, or a directory of its own on the machine's tmpfs."""
+    return Path(os.environ.get("PERF_CACHE", "/dev/shm/asyncbuild-perf"))
+
+
+def seed_directory() -> Path:
+    """The storage of a docker-registry that holds every base; made by `make_bases`."""
+    return cache_directory() / "seed"
+
+
+def load_bases() -> dict[str, Base]:
+    """The bases that `make_bases` made, by name."""
+    records = json.loads((cache_directory() / "bases.json").read_text())
+    return {name: Base(name, tuple(sizes)) for name, sizes in records.items()}
+
+
+def apt_mirror() -> tuple[str, str]:
+    """Mirror URL and suite of the machine's own Debian, from deb822 or one-line sources."""
+    texts = [path.read_text() for path in Path("/etc/apt/sources.list.d").glob("*.sources")]
+    for text in texts:
+        uri = re.search(r"^URIs:\s*(\S+/debian/?)\s*$", text, re.MULTILINE)
+        suite = re.search(r"^Suites:\s*(\S+)", text, re.MULTILINE)
+        if uri and suite:
+            return uri[1], suite[1]
+    one_line = Path("/etc/apt/sources.list")
+    found = one_line.exists() and re.search(
+        r"^deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", one_line.read_text(), re.MULTILINE
+    )
+    if not found:
+        raise SystemExit("perf/bases: no Debian mirror in /etc/apt: the bases cannot be made")
+    return found[1], found[2]
+
+
+def make_bases() -> None:
+    """Make every base that is not there yet (some minutes the first time)."""
+    cache = cache_directory()
+    if (cache / "bases.json").exists():
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    _debootstrap(cache)
+    _build(cache, "many", MANY_LAYERS)
+    for name, packages in SIBLINGS.items():
+        _build(cache, name, (packages,))
+    _seed(cache)
+    shutil.rmtree(cache / "buildah", ignore_errors=True)
+    print(f"perf/bases: made in {time.monotonic() - started:.0f} s under {cache}", file=sys.stderr)
+
+
+def _debootstrap(cache: Path) -> None:
+    archive = cache / "minbase.tar"
+    if archive.exists():
+        return
+    root = cache / "minbase"
+    shutil.rmtree(root, ignore_errors=True)
+    mirror, suite = apt_mirror()
+    _run("debootstrap", "--variant=minbase", suite, str(root), mirror)
+    _carry_apt_settings(root)
+    for waste in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
+        shutil.rmtree(root / waste, ignore_errors=True)
+        (root / waste).mkdir(parents=True)
+    partial = cache / "minbase.tar.partial"
+    sorted_tar = (
+        "tar",
+        "--sort=name",
+        "--numeric-owner",
+        "--mtime=@0",
+        "-C",
+        str(root),
+        "-cf",
+        str(partial),
+    )
+    _run(*sorted_tar, "--exclude=./dev/*", ".")
+    partial.rename(archive)
+    shutil.rmtree(root)
+
+
+def _carry_apt_settings(root: Path) -> None:
+    """Let apt inside the image reach the mirror as this machine does (proxy, certificates, dates)."""
+    for path in Path("/etc/apt/apt.conf.d").iterdir():
+        if re.search(r"Acquire|Check-", path.read_text()):
+            shutil.copy(path, root / "etc/apt/apt.conf.d" / path.name)
+
+
+def _build(cache: Path, name: str, layers: tuple[str, ...]) -> None:
+    """One base as an image of ``len(layers) + 1`` layers, into the OCI layout under its name."""
+    context = cache / "empty"
+    context.mkdir(exist_ok=True)
+    if not (context / "minbase.tar").exists():
+        os.link(cache / "minbase.tar", context / "minbase.tar")
+    steps = [_INSTALL.format(packages) for packages in layers]
+    dockerfile = cache / f"Dockerfile.{name}"
+    dockerfile.write_text(
+        "\n".join(["FROM scratch", "ADD minbase.tar /", *steps, 'CMD ["bash"]', ""])
+    )
+    store = ("--root", str(cache / "buildah/root"), "--runroot", str(cache / "buildah/run"))
+    driver = ("--storage-driver", "overlay")
+    build = (
+        "bud",
+        "--layers",
+        "--isolation",
+        "chroot",
+        "--timestamp",
+        "0",
+        "-q",
+        "-t",
+        f"perf/{name}",
+    )
+    _run("buildah", *store, *driver, *build, "-f", str(dockerfile), str(context))
+    layout = f"oci:{cache / 'layout'}:{name}"
+    _run("buildah", *store, *driver, "push", "-q", "--format", "oci", f"perf/{name}", layout)
+
+
+def _seed(cache: Path) -> None:
+    """Push every base into a docker-registry's storage and note what each consists of."""
+    shutil.rmtree(cache / "seed", ignore_errors=True)
+    records = {}
+    with Registry(cache / "seed") as registry:
+        for name in ("many", *SIBLINGS):
+            source, target = f"oci:{cache / 'layout'}:{name}", f"{registry.address}/bases/{name}:1"
+            _run("skopeo", "copy", "-q", "--dest-tls-verify=false", source, f"docker://{target}")
+            raw = _run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{target}")
+            records[name] = [layer["size"] for layer in json.loads(raw)["layers"]]
+    (cache / "bases.json").write_text(json.dumps(records, indent=1))
+
+
+def _run(*arguments: str) -> str:
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = (done.stdout + done.stderr)[-2000:]
+        raise SystemExit(
+            f"perf/bases: {' '.join(arguments[:2])} failed ({done.returncode}):\n{tail}"
+        )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    make_bases()

@@ -1,0 +1,149 @@
+"""The far side of the bench: a real docker-registry on tmpfs, alone or behind the simulated link.
+
+Each measured run gets a registry of its own whose storage starts as a hardlinked copy of the seed, so
+every destination repository is fresh and nothing that an earlier run pushed can be mounted or found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The far link's parameters: seconds, bytes a second (0 = unlimited), bytes."""
+
+    rtt: float
+    bandwidth: float = 125e6
+    per_connection: float = 25e6
+    window: int = 3 * 1024 * 1024
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether nothing is simulated and the relay only writes its log."""
+        return self.rtt == 0
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Registry:
+    """A docker-registry process on a loopback port with its storage in ``storage``."""
+
+    def __init__(self, storage: Path, port: int | None = None) -> None:
+        self.storage = storage
+        self.port = port or free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port`` as references name it."""
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.storage.mkdir(parents=True, exist_ok=True)
+        config = self.storage.parent / f"registry-{self.port}.json"
+        config.write_text(json.dumps(self._settings()))
+        log = (self.storage.parent / f"registry-{self.port}.log").open("wb")
+        command = ["docker-registry", "serve", str(config)]
+        environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
+        self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        log.close()
+        wait_until_listening(self.port, self._process)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _settings(self) -> dict[str, object]:
+        return {
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(self.storage)},
+                "delete": {"enabled": True},
+            },
+            "http": {"addr": self.address},
+        }
+
+
+class FarLink:
+    """The relay process in front of a registry; ``address`` is what the tools are given."""
+
+    def __init__(self, upstream: str, link: Link, log: Path, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.log = log
+        self._command = [sys.executable, "-m", "asyncbuild.testing.farlink", "--upstream", upstream]
+        self._command += ["--listen", self.address, "--log", str(log), "--rtt", str(link.rtt)]
+        if not link.is_direct:
+            self._command += ["--bandwidth", str(link.bandwidth), "--window", str(link.window)]
+            self._command += ["--per-connection", str(link.per_connection)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the near end."""
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command)
+        wait_until_listening(self.port, self._process)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def copy_of_seed(seed: Path, target: Path) -> None:
+    """Storage that shares the seed's blobs by hardlink (docker-registry never changes a blob in
+    place).
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run(["cp", "-al", str(seed), str(target)], check=True)
+
+
+def wait_until_listening(port: int, process: subprocess.Popen[bytes], patience: float = 20) -> None:
+    """Return once ``port`` is in LISTEN state; asks the kernel's table, so that no connection is made.
+
+    Raises:
+        SystemExit: The process ended or did not listen in time.
+
+    """
+    wanted = f"0100007F:{port:04X}"
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[1] == wanted and fields[3] == "0A":
+                return
+        time.sleep(0.01)
+    raise SystemExit(f"perf: {process.args!r} does not listen on port {port}")

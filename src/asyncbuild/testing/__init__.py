@@ -1,0 +1,1 @@
+"""Doubles that we ship: an in-process registry with faults, a far-link simulator."""
