@@ -1,0 +1,144 @@
+"""What a RUN finds in its root beside the image: /proc, /sys, /dev and the network's two files.
+
+Runs in the sandbox's own process, like `asyncbuild.rootfs.overlay`, in the stage. The list of mounts,
+masked and read-only paths is that of containerd's default specification (``pkg/oci/spec.go`` and
+``mounts.go``), as BuildKit uses it: no tmpfs on /run, and /etc/hosts and /etc/resolv.conf read-only.
+
+Two differences. There is no device cgroup here, so device nodes are kept shut by the mounts: the root
+and /dev are mounted ``nodev`` (a RUN may make any node, and can open none), and the six devices that it
+may use are bound one by one from the stage, out of its reach. And /sys/fs/cgroup is not mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from asyncbuild.rootfs import syscalls
+from asyncbuild.rootfs.overlay import ROOT
+from asyncbuild.rootfs.syscalls import (
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_STRICTATIME,
+    mount,
+)
+
+SYSTEM_DIRECTORIES = (b"proc", b"sys", b"dev")
+"""The mount points that every RUN has, in the root."""
+
+_DEVICES = (
+    (b"null", 1, 3),
+    (b"zero", 1, 5),
+    (b"full", 1, 7),
+    (b"random", 1, 8),
+    (b"urandom", 1, 9),
+    (b"tty", 5, 0),
+)
+_LINKS = (
+    (b"/proc/self/fd", b"fd"),
+    (b"/proc/self/fd/0", b"stdin"),
+    (b"/proc/self/fd/1", b"stdout"),
+    (b"/proc/self/fd/2", b"stderr"),
+    (b"/proc/kcore", b"core"),
+    (b"pts/ptmx", b"ptmx"),
+)
+_MASKED = (
+    b"proc/acpi",
+    b"proc/asound",
+    b"proc/kcore",
+    b"proc/keys",
+    b"proc/latency_stats",
+    b"proc/timer_list",
+    b"proc/timer_stats",
+    b"proc/sched_debug",
+    b"proc/scsi",
+    b"sys/firmware",
+    b"sys/devices/virtual/powercap",
+)
+_READ_ONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+_SAFE = MS_NOSUID | MS_NODEV | MS_NOEXEC
+
+
+def mount_proc_and_sys() -> None:
+    """The processes of this pid namespace, and the kernel's objects, without what is not a RUN's."""
+    mount(b"proc", _inside(b"proc"), b"proc", _SAFE)
+    mount(b"sysfs", _inside(b"sys"), b"sysfs", _SAFE | MS_RDONLY)
+    for name in _MASKED:
+        path = _inside(name)
+        kind = _kind(path)
+        if kind is not None:
+            syscalls.bind(b"void" if stat.S_ISDIR(kind) else b"null", path, _SAFE | MS_RDONLY)
+    for name in _READ_ONLY:
+        path = _inside(name)
+        if _kind(path) is not None:
+            syscalls.bind(path, path, _SAFE | MS_RDONLY)
+
+
+def make_devices() -> None:
+    """The device nodes, in the stage; before `mount_proc_and_sys`, which masks files by ``null``."""
+    for name, major, minor in _DEVICES:
+        os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+
+
+def mount_dev() -> None:
+    """A /dev of our own."""
+    flags = MS_NOSUID | MS_NODEV
+    mount(b"dev", _inside(b"dev"), b"tmpfs", flags | MS_STRICTATIME, b"mode=755,size=65536k")
+    for name, _, _ in _DEVICES:
+        path = _inside(b"dev", name)
+        _touch(path)
+        syscalls.bind(name, path, 0)
+    for target, name in _LINKS:
+        os.symlink(target, _inside(b"dev", name))
+    for name in (b"pts", b"shm", b"mqueue"):
+        os.mkdir(_inside(b"dev", name), 0o755)
+    options = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
+    mount(b"devpts", _inside(b"dev/pts"), b"devpts", MS_NOSUID | MS_NOEXEC, options)
+    mount(b"shm", _inside(b"dev/shm"), b"tmpfs", _SAFE, b"mode=1777,size=65536k")
+    mount(b"mqueue", _inside(b"dev/mqueue"), b"mqueue", _SAFE)
+
+
+def write_file(path: bytes, mode: int, data: bytes) -> None:
+    """A file of ours at ``path`` in /dev (absolute), with its parents."""
+    target = _inside(path.strip(b"/"))
+    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+    with open(target, "xb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)
+
+
+def show_file(name: bytes, data: bytes, path: bytes) -> None:
+    """Show a read-only file with these bytes at ``path`` in the root, where there is a file."""
+    with open(name, "xb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), 0o644)
+    syscalls.bind(name, _inside(path), _SAFE | MS_RDONLY)
+
+
+def bind_into(source: bytes, path: bytes, *, read_only: bool) -> None:
+    """Show ``source``, a path of this machine, at ``path`` in the root or in /dev."""
+    target = _inside(path)
+    if path.startswith(b"dev/"):
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+        if os.path.isdir(source):
+            os.makedirs(target, 0o755, exist_ok=True)
+        else:
+            _touch(target)
+    syscalls.bind(source, target, MS_NODEV | (MS_RDONLY if read_only else 0))
+
+
+def _inside(*names: bytes) -> bytes:
+    return os.path.join(ROOT, *names)
+
+
+def _kind(path: bytes) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _touch(path: bytes) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o644))

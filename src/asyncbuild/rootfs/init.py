@@ -1,0 +1,331 @@
+"""The sandbox's own process: it makes the namespaces and mounts of one RUN, and watches over it.
+
+::
+
+    builder ---- socket ----> helper ---- fork ----> init = pid 1 ---- fork ----> the command
+    (trio)       orders       (this module, one thread, in a session of its own)
+                 <- verdict
+
+The builder starts the helper by exec, never by fork (a fork of a large, threaded process is slow and
+unsafe), and may do so before it knows what to run: the helper waits for its orders. It then forks the
+init into a new pid namespace. The init leaves the other namespaces too, makes every mount in its own
+mount namespace, starts the command and reaps what dies. When the command ends the init exits, and with
+pid 1 the kernel kills whatever is left in the namespace; with the last process the mounts vanish. So
+nothing survives, whoever is killed:
+
+- the builder ends or cancels: the socket reports its end, and the helper kills the init;
+- the helper is killed: the kernel kills the init (PDEATHSIG; the helper has one thread only).
+
+A death signal from the builder is no use: it would fire when the *thread* that started us ends.
+
+The verdict is the last message on the socket: ``("ended", code)``, or ``("failed", step, errno, text)``
+if the sandbox could not be made. Without one the helper was killed. Messages are marshalled (both ends
+are one interpreter) behind a length of four bytes; all paths are bytes.
+
+This module and what it imports must start fast: no dataclasses, typing, pathlib, json or signal here.
+After the root has changed nothing may be imported any more: modules would come from the image.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import select
+import sys
+
+from asyncbuild.rootfs import furniture, overlay, syscalls
+
+Verdict = tuple[str | int, ...]
+
+COMMAND_NOT_FOUND = 127
+COMMAND_NOT_EXECUTABLE = 126
+
+DEFAULT_CAPABILITIES = frozenset((0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
+"""Docker's: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW
+SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP."""
+
+
+class Orders:
+    """What to run and where, as it travels to the helper; `asyncbuild.rootfs.sandbox.RunSpec` is the
+    face of this. ``files`` are (path in /dev, mode, bytes), ``mounts`` (source, target, read-only).
+    """
+
+    argv: list[bytes]
+    environment: dict[bytes, bytes]
+    working_directory: bytes
+    uid: int
+    gid: int
+    groups: list[int]
+    lower_directories: list[bytes]
+    upper: bytes
+    work: bytes
+    hostname: bytes
+    hosts: bytes
+    resolv_conf: bytes
+    network: bool
+    files: list[tuple[bytes, int, bytes]]
+    mounts: list[tuple[bytes, bytes, bool]]
+
+    def encode(self) -> bytes:
+        """The message that carries these orders."""
+        return _framed(marshal.dumps(self.__dict__))
+
+    @classmethod
+    def receive(cls, control: int) -> Orders | None:
+        """Wait for orders; None if the builder ends without any."""
+        header = _read_exactly(control, 4)
+        body = _read_exactly(control, int.from_bytes(header, "big")) if header else b""
+        if not body:
+            return None
+        orders = cls()
+        orders.__dict__.update(marshal.loads(body))  # noqa: S302 - from our own parent
+        return orders
+
+
+def _framed(body: bytes) -> bytes:
+    """A marshalled message as it goes over the socket."""
+    return len(body).to_bytes(4, "big") + body
+
+
+def _read_exactly(handle: int, size: int) -> bytes:
+    """``size`` bytes, or none if the other end closes before."""
+    data = bytearray()
+    while len(data) < size:
+        chunk = os.read(handle, size - len(data))
+        if not chunk:
+            return b""
+        data += chunk
+    return bytes(data)
+
+
+def main() -> None:
+    """The helper; ``sys.argv`` names the descriptor of the socket last."""
+    control = int(sys.argv[-1])
+    os.set_inheritable(control, False)  # noqa: FBT003 - has no keyword
+    orders = Orders.receive(control)
+    if orders is None:
+        return
+    try:
+        verdict = _supervise(_start_init(orders, control), control)
+    except _StepFailed as failure:
+        verdict = failure.verdict
+    _tell(control, verdict)
+
+
+def _start_init(orders: Orders, control: int) -> int:
+    """Fork the init; the helper keeps no end of the command's output."""
+    helper_lives, helper_end = os.pipe()
+    with _Step("making a pid namespace"):
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+        init = os.fork()
+    if init == 0:
+        os.close(helper_end)
+        _run_init(orders, control, helper_lives)
+    os.dup2(0, 1)
+    os.dup2(0, 2)
+    return init
+
+
+def _supervise(init: int, control: int) -> Verdict:
+    """Wait for the init's end, or for the builder's: then kill the init, and all its namespace."""
+    handle = os.pidfd_open(init)
+    events = select.poll()
+    events.register(handle, select.POLLIN)
+    events.register(control, select.POLLIN)
+    ready = {number for number, _ in events.poll()}
+    if control in ready:
+        os.kill(init, syscalls.SIGKILL)
+    # Answers when the whole pid namespace is empty.
+    _, status = os.waitpid(init, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return ("failed", "watching the command", 0, f"its init was killed by signal {-code}")
+    return ("ended", code)
+
+
+def _tell(control: int, verdict: Verdict) -> None:
+    try:  # noqa: SIM105 - contextlib takes too long to import
+        os.write(control, _framed(marshal.dumps(verdict)))
+    except OSError:
+        pass  # the builder is gone: nobody wants to know
+
+
+class _StepFailed(Exception):
+    """A step of making the sandbox failed; it has a name and the system's answer."""
+
+    def __init__(self, step: str, error: OSError) -> None:
+        super().__init__(step)
+        what = error.filename
+        name = os.fsdecode(what) if isinstance(what, (str, bytes)) else ""
+        self.verdict: Verdict = ("failed", step, error.errno or 0, name)
+
+
+class _Step:
+    """Names what is being done, for the error if it fails."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _StepFailed(self._name, error) from error
+
+
+def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
+    """Everything that the init does; never returns."""
+    code = 1
+    try:
+        syscalls.die_with_parent()
+        if _has_ended(helper_lives):  # before the line above took effect
+            return
+        _make_sandbox(orders)
+        syscalls.hide_from_ptrace()
+        command = os.fork()
+        if command == 0:
+            _become_command(orders)
+        os.dup2(0, 1)
+        os.dup2(0, 2)
+        code = _reap(command)
+    except _StepFailed as failure:
+        _tell(control, failure.verdict)
+    except BaseException as error:  # noqa: BLE001 - the builder shows it; there is no one else
+        _tell(control, ("failed", "making the sandbox", 0, repr(error)))
+    finally:
+        os._exit(code)
+
+
+def _has_ended(pipe: int) -> bool:
+    events = select.poll()
+    events.register(pipe, 0)
+    return bool(events.poll(0))
+
+
+def _reap(command: int) -> int:
+    """Wait for whoever dies, until it is the command; its exit code, 128 + n for signal n."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == command:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _make_sandbox(orders: Orders) -> None:
+    os.umask(0)
+    with _Step("making mount, ipc and uts namespaces"):
+        flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+        syscalls.unshare(flags)
+        syscalls.mount(b"", b"/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.set_hostname(orders.hostname)
+    if not orders.network:
+        with _Step("making a network namespace"):
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            syscalls.raise_loopback()
+    with _Step("mounting the root"):
+        overlay.open_stage(orders.work)
+        root = overlay.Overlay(orders.lower_directories, orders.upper, orders.work)
+        files, binds = _place(orders, root)
+        root.mount()
+    with _Step("mounting /proc, /sys and /dev"):
+        furniture.make_devices()
+        furniture.mount_proc_and_sys()
+        furniture.mount_dev()
+    with _Step("showing files and mounts"):
+        for path, mode, data in orders.files:
+            furniture.write_file(path, mode, data)
+        for name, data, path in files:
+            furniture.show_file(name, data, path)
+        for source, path, read_only in binds:
+            furniture.bind_into(source, path, read_only=read_only)
+    with _Step("entering the root"):
+        _enter_root()
+
+
+def _place(
+    orders: Orders, root: overlay.Overlay
+) -> tuple[list[tuple[bytes, bytes, bytes]], list[tuple[bytes, bytes, bool]]]:
+    """Find or make every mount point: the files (name, bytes, path) and binds for the mounted root."""
+    for directory in furniture.SYSTEM_DIRECTORIES:
+        root.place(directory, directory=True)
+    files = []
+    for name, data in ((b"resolv.conf", orders.resolv_conf), (b"hosts", orders.hosts)):
+        path = root.place(b"etc/" + name, directory=False)
+        if path is not None:  # an image whose /etc is no directory gets neither
+            files.append((name, data, path))
+    binds = []
+    for source, target, read_only in sorted(orders.mounts, key=lambda bind: bind[1]):
+        path = target.strip(b"/")
+        if not path.startswith(b"dev/"):
+            placed = root.place(path, directory=os.path.isdir(source))
+            if placed is None:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
+            path = placed
+        binds.append((source, path, read_only))
+    return files, binds
+
+
+def _enter_root() -> None:
+    """Make the mounted root this process's root, and the machine's own unreachable."""
+    sys.path.clear()  # nothing is imported from an image, ever
+    sys.path_importer_cache.clear()
+    os.chdir(overlay.ROOT)
+    syscalls.pivot_root(b".", b".")
+    syscalls.unmount(b".", syscalls.MNT_DETACH)
+    os.chdir("/")
+
+
+def _become_command(orders: Orders) -> None:
+    """In the child: the command's session, streams, directory and credentials, then exec."""
+    os.setsid()
+    with _Step("entering the working directory"):
+        _enter_directory(orders)
+    with _Step("opening /dev/null"):
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        for stream in (1, 2):  # or a user could not open /dev/stdout (as runc does)
+            os.fchown(stream, orders.uid, -1)
+    with _Step("setting user, groups and capabilities"):
+        syscalls.limit_capabilities(DEFAULT_CAPABILITIES)
+        os.setgroups(orders.groups)
+        os.setresgid(orders.gid, orders.gid, orders.gid)
+        os.setresuid(orders.uid, orders.uid, orders.uid)
+    os.umask(0o022)
+    syscalls.default_signals()
+    _exec(orders)
+
+
+def _enter_directory(orders: Orders) -> None:
+    """BuildKit makes a working directory that an earlier RUN removed, and gives it to the user."""
+    path = b"/"
+    for part in filter(None, orders.working_directory.split(b"/")):
+        path = os.path.join(path, part)
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            os.mkdir(path, 0o755)
+            os.chown(path, orders.uid, orders.gid)
+    os.chdir(path)
+
+
+def _exec(orders: Orders) -> None:
+    """Become the program, looked up in the command's own PATH; say why not as a shell would."""
+    program = orders.argv[0]
+    if b"/" in program:
+        candidates = [program]
+    else:
+        path = orders.environment.get(b"PATH", b"")
+        candidates = [os.path.join(part or b".", program) for part in path.split(b":")]
+    worst = errno.ENOENT
+    for candidate in candidates:
+        try:
+            os.execve(candidate, orders.argv, orders.environment)  # noqa: S606
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                worst = error.errno or errno.EIO
+    missing = worst == errno.ENOENT
+    where = b"" if b"/" in program else b" in PATH"
+    reason = b"not found" + where if missing else os.strerror(worst).encode()
+    os.write(2, b"asyncbuild: cannot run " + program + b": " + reason + b"\n")
+    os._exit(COMMAND_NOT_FOUND if missing else COMMAND_NOT_EXECUTABLE)

@@ -1,0 +1,162 @@
+"""The root of a RUN: an overlay mount, and the stub layer that holds the mount points it lacks.
+
+Runs in the sandbox's own process, in a mount namespace of its own (see `asyncbuild.rootfs.init`), with
+the *stage* as its working directory: a small tmpfs that nothing outside sees. Overlay options name the
+layers by short symbolic links in the stage (``lowerdir=0:1:2``), so that neither the page that mount(2)
+grants them, nor a colon or comma in a path, nor a path's length is ever a limit, and so that a RUN
+cannot read this machine's paths from its mount table.
+
+A RUN needs ``/proc``, ``/etc/resolv.conf`` and others to mount upon, and its upper directory must hold
+nothing but what the command does. So the mount points that the image lacks stand in a lower layer of
+their own, on top of the image's: the stub. A directory of the stub merges with the image's directory
+of that name and shows its own attributes, therefore it gets a copy of those that the image's has: the
+command may cause it to be copied up. What the image has at a mount point, but of another kind (a
+symbolic link ``/etc/resolv.conf``), the stub covers, and it is there again afterwards, untouched.
+
+The stub stands beside the upper directory and not in the stage: overlayfs keeps inode and device
+numbers as they are (through a copy-up, and alike for files and directories) only while all its layers
+are on one file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from asyncbuild.rootfs import syscalls
+
+MAX_LOWER_DIRECTORIES = 499
+"""overlayfs takes 500 (OVL_MAX_STACK); one is for the stub."""
+
+ROOT = b"root"
+"""Where the root is mounted, in the stage."""
+
+_OPTIONS = b"upperdir=u,workdir=w,redirect_dir=off,metacopy=off,index=off,volatile,lowerdir="
+"""The upper directory stays plain (no redirects, no file without its data), and fsync costs nothing:
+an upper directory is kept only if its RUN came to its end."""
+
+
+def open_stage(work: bytes) -> None:
+    """Mount the stage below ``work`` (an empty directory) and make it the working directory."""
+    for name in (b"stage", b"stub", b"overlay"):
+        os.mkdir(os.path.join(work, name), 0o755)
+    stage = os.path.join(work, b"stage")
+    syscalls.mount(b"stage", stage, b"tmpfs", syscalls.MS_NOSUID, b"mode=0700,size=64m")
+    os.chdir(stage)
+    for name in (ROOT, b"probe", b"void"):
+        os.mkdir(name, 0o755)
+
+
+class Overlay:
+    """The layers of a root, before it is mounted: what they show together, and the stub above them."""
+
+    def __init__(self, lower_directories: list[bytes], upper: bytes, work: bytes) -> None:
+        self._upper = upper
+        self._stub = os.path.join(work, b"stub")
+        self._lower = [b"%d" % number for number in range(len(lower_directories))]
+        self._stubbed: list[bytes] = []
+        for name, path in zip(self._lower, lower_directories, strict=True):
+            os.symlink(path, name)
+        os.symlink(upper, b"u")
+        os.symlink(os.path.join(work, b"overlay"), b"w")
+        os.symlink(self._stub, b"s")
+        self._probe = self._open_probe()
+        self._probe_path = os.readlink(b"/proc/self/fd/%d" % self._probe)
+
+    def _open_probe(self) -> int:
+        """What the lower directories show together, by the kernel's own rules for whiteouts."""
+        if not self._lower:
+            seen = b"void"
+        elif len(self._lower) == 1:  # overlayfs wants two where there is no upper directory
+            seen = self._lower[0]
+        else:
+            seen = b"probe"
+            options = b"lowerdir=" + b":".join(self._lower)
+            syscalls.mount(b"overlay", seen, b"overlay", syscalls.MS_RDONLY, options)
+        return os.open(seen, os.O_PATH | os.O_DIRECTORY)
+
+    def place(self, target: bytes, *, directory: bool) -> bytes | None:
+        """Make sure that there is a directory, or else a file, at ``target`` to mount upon.
+
+        Answers the path to mount at: relative to the root, its parents free of links. None if the
+        image has no place for it (a parent is a file, or a link to nowhere).
+        """
+        parent, name = os.path.split(target.strip(b"/"))
+        found = self._nearest(parent)
+        if found is None:
+            return None
+        path = os.path.join(found, name)
+        kind = self._kind(path)
+        if kind is None or not (stat.S_ISDIR if directory else stat.S_ISREG)(kind):
+            self._add(path, directory=directory)
+        return path
+
+    def _nearest(self, path: bytes) -> bytes | None:
+        """``path`` with its links resolved inside the root; what is missing of it stays as it is."""
+        missing: list[bytes] = []
+        flags = os.O_PATH | os.O_DIRECTORY
+        while True:
+            try:
+                handle = syscalls.open_in_root(self._probe, path or b".", flags)
+                break
+            except FileNotFoundError:
+                path, name = os.path.split(path)
+                missing.insert(0, name)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    return None
+                raise
+        try:
+            real = os.readlink(b"/proc/self/fd/%d" % handle)
+        finally:
+            os.close(handle)
+        real = real[len(self._probe_path) :].strip(b"/")
+        if missing and self._kind(os.path.join(real, missing[0])) is not None:
+            return None  # it is there and leads nowhere
+        return os.path.join(real, *missing)
+
+    def _kind(self, path: bytes) -> int | None:
+        """The mode of what the image has at ``path``, links not followed; None for nothing."""
+        try:
+            return os.stat(path, dir_fd=self._probe, follow_symlinks=False).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _add(self, path: bytes, *, directory: bool) -> None:
+        parts = path.split(b"/")
+        for depth in range(1, len(parts)):
+            self._add_directory(b"/".join(parts[:depth]))
+        if directory:
+            self._add_directory(path)
+        else:
+            flags = os.O_CREAT | os.O_WRONLY
+            os.close(os.open(os.path.join(self._stub, path), flags, 0o644))
+
+    def _add_directory(self, path: bytes) -> None:
+        if path not in self._stubbed:
+            os.mkdir(os.path.join(self._stub, path), 0o755)
+            self._stubbed.append(path)
+
+    def mount(self) -> None:
+        """Mount the root, writable, at `ROOT`."""
+        for path in reversed(self._stubbed):  # children first: adding one changes its parent's time
+            kind = self._kind(path)
+            if kind is not None and stat.S_ISDIR(kind):
+                self._copy_attributes(path, os.path.join(self._stub, path))
+        # The root directory alone shows the attributes of the upper directory.
+        self._copy_attributes(b".", self._upper)
+        os.close(self._probe)
+        stub = [b"s"] if os.listdir(self._stub) or not self._lower else []
+        options = _OPTIONS + b":".join(stub + self._lower)
+        syscalls.mount(b"overlay", ROOT, b"overlay", syscalls.MS_NODEV, options)
+
+    def _copy_attributes(self, path: bytes, target: bytes) -> None:
+        source = os.path.join(b"/proc/self/fd/%d" % self._probe, path)
+        status = os.stat(source)
+        os.chown(target, status.st_uid, status.st_gid)
+        os.chmod(target, stat.S_IMODE(status.st_mode))
+        for name in os.listxattr(source):
+            if not name.startswith("trusted.overlay."):
+                os.setxattr(target, name, os.getxattr(source, name))
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

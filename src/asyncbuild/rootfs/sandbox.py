@@ -1,0 +1,271 @@
+"""RUN: a command in namespaces of its own, upon a root of overlay layers.
+
+Needs root with CAP_SYS_ADMIN and Linux 5.10 or later. `asyncbuild.rootfs.init` is the other half: the
+small process that does all of this, and says how. This side only starts it, hands it its orders,
+relays the output and makes sure that it is gone.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import posixpath
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from asyncbuild.errors import IsolationError
+from asyncbuild.rootfs import init
+from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
+
+Stream = Literal["stdout", "stderr"]
+OnOutput = Callable[[Stream, bytes], None]
+
+DEFAULT_HOSTNAME = "buildkitsandbox"
+"""BuildKit's: a RUN that writes its host's name into a file gives the same file here."""
+
+FILES_DIRECTORY = "/dev/pipes"
+"""Where the files of a RunSpec stand: heredocs that are run as scripts, as BuildKit has them."""
+
+_DEADLINE = 10.0
+"""Seconds that a killed sandbox may take to vanish; the kernel's part is milliseconds."""
+
+_BOOT = """\
+import sys
+package = type(sys)("asyncbuild")
+package.__path__ = [sys.argv[1]]
+sys.modules["asyncbuild"] = package
+from asyncbuild.rootfs.init import main
+main()
+"""
+"""Loads the init without the package's public face, which imports what a RUN has no use for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """A file that only the RUN sees: ``name`` in `FILES_DIRECTORY`, owned by root."""
+
+    name: str
+    mode: int
+    data: bytes
+
+    @property
+    def path(self) -> str:
+        """Where the command finds it."""
+        return f"{FILES_DIRECTORY}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """A file or directory of this machine, shown at the absolute path ``target`` during the RUN.
+
+    Its mount point is never snapshotted. This is what RUN --mount will be made of.
+    """
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One RUN.
+
+    ``environment`` is exactly what the command gets (PATH and HOME are the caller's to add).
+    ``working_directory`` is made, owned by the user, if it is missing. ``groups`` are the supplementary
+    groups. ``lower_directories`` are absolute, the topmost layer first, in overlayfs's format.
+    ``upper`` is an empty directory and gets exactly what the command changes (its own attributes
+    become those of the root). ``work`` is an empty directory on the same file system, which is left
+    full of rubbish: remove it. ``extra_hosts`` are (name, address). ``resolv_conf`` is this machine's
+    if None.
+    """
+
+    argv: tuple[str, ...]
+    upper: Path
+    work: Path
+    lower_directories: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    working_directory: str = "/"
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    hostname: str = DEFAULT_HOSTNAME
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    resolv_conf: bytes | None = None
+    network: Literal["host", "none"] = "host"
+    files: tuple[RunFile, ...] = ()
+    mounts: tuple[BindMount, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.argv or not self.argv[0]:
+            raise ValueError("a RUN needs a program")
+        if not self.working_directory.startswith("/"):
+            raise ValueError(f"the working directory {self.working_directory!r} is not absolute")
+        for file in self.files:
+            if "/" in file.name or file.name in ("", ".", ".."):
+                raise ValueError(f"{file.name!r} cannot be the name of a file")
+        for mount in self.mounts:
+            if not mount.target.startswith("/") or ".." in mount.target.split("/"):
+                raise ValueError(f"{mount.target!r} cannot be a mount's target")
+
+
+def hosts_file(spec: RunSpec) -> bytes:
+    """The /etc/hosts of a RUN, as BuildKit writes it (``executor/oci/hosts.go``)."""
+    lines = [
+        f"127.0.0.1\tlocalhost {spec.hostname}",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        *(f"{address}\t{name}" for name, address in spec.extra_hosts),
+    ]
+    return os.fsencode("".join(f"{line}\n" for line in lines))
+
+
+class Helper:
+    """A started sandbox process, good for one RUN. Whoever starts one closes it."""
+
+    def __init__(self, process: trio.Process, control: trio.SocketStream) -> None:
+        self._process = process
+        self._control = control
+
+    async def run(self, spec: RunSpec, on_output: OnOutput) -> int:
+        """As `run_sandboxed`, but does not close the helper."""
+        verdict = b""
+
+        async def converse() -> None:
+            nonlocal verdict
+            try:
+                await self._control.send_all(_orders(spec).encode())
+                async for chunk in self._control:
+                    verdict += chunk
+            except trio.BrokenResourceError:
+                pass  # it is dead; what it said before it died, or its silence, tells the story
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(converse)
+            nursery.start_soon(_relay, self._process.stdout, "stdout", on_output)
+            nursery.start_soon(_relay, self._process.stderr, "stderr", on_output)
+        return _judge(verdict)
+
+    async def aclose(self) -> None:
+        """Kill whatever still runs in the sandbox; returns when all of it is gone.
+
+        The helper takes the end of its socket as the order to do so. Should it be stuck, killing it
+        kills its init.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _DEADLINE):
+            await self._control.aclose()
+            await self._process.wait()
+        if self._process.returncode is None:
+            self._process.kill()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _DEADLINE):
+                await self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _DEADLINE):
+                    await stream.aclose()
+
+
+async def start_helper() -> Helper:
+    """Start a sandbox process before what it is to run is known: that is half the cost of a RUN."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        package = str(Path(init.__file__).parent.parent)
+        command = [sys.executable, "-I", "-S", "-c", _BOOT, package, str(theirs.fileno())]
+        try:
+            process = await trio.lowlevel.open_process(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a terminal's Ctrl-C is for the builder alone
+                env=_helper_environment(),
+                cwd="/",
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return Helper(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+
+
+def _helper_environment() -> dict[str, str]:
+    """No secret of the builder's environment goes near a sandbox; some Pythons need their path."""
+    name = "LD_LIBRARY_PATH"
+    return {name: os.environ[name]} if name in os.environ else {}
+
+
+async def run_sandboxed(spec: RunSpec, on_output: OnOutput, *, helper: Helper | None = None) -> int:
+    """Run a command and answer its exit code: 128 + n if signal n killed it, 127 if there is no such
+    program, 126 if it cannot be executed (the reason is then the last line of ``stderr``).
+
+    ``on_output`` is called with each chunk of output as it comes; all of it has come when this
+    returns. Whatever the command leaves running is killed. Cancelled, it kills the command and all
+    that it started before it returns. ``helper`` is a started process to use (and close). Raises
+    `IsolationError` if the sandbox cannot be made.
+    """
+    if len(spec.lower_directories) > MAX_LOWER_DIRECTORIES:
+        raise IsolationError(
+            f"a root of {len(spec.lower_directories)} layers: overlayfs takes {MAX_LOWER_DIRECTORIES}"
+        )
+    if helper is None:
+        helper = await start_helper()
+    try:
+        return await helper.run(spec, on_output)
+    finally:
+        await helper.aclose()
+
+
+async def _relay(source: trio.abc.ReceiveStream | None, name: Stream, on_output: OnOutput) -> None:
+    assert source is not None
+    async for chunk in source:
+        on_output(name, bytes(chunk))
+
+
+def _judge(raw: bytes) -> int:
+    """The exit code that the helper's messages tell, or the error."""
+    if len(raw) < 4:
+        raise IsolationError("the sandbox process was killed", hint="was memory short?")
+    message = marshal.loads(raw[4:])  # noqa: S302 - from our own child; the first message counts
+    if message[0] == "ended":
+        return int(message[1])
+    _, step, number, detail = message
+    reason = ": ".join(filter(None, [os.strerror(number) if number else "", detail]))
+    hint = "RUN needs root with CAP_SYS_ADMIN" if number in _NOT_PERMITTED else None
+    raise IsolationError(f"RUN's sandbox: {step} failed: {reason}", hint=hint)
+
+
+_NOT_PERMITTED = (1, 13, 38)  # EPERM, EACCES, ENOSYS
+
+
+def _orders(spec: RunSpec) -> init.Orders:
+    orders = init.Orders()
+    orders.argv = [os.fsencode(word) for word in spec.argv]
+    orders.environment = {
+        os.fsencode(name): os.fsencode(value) for name, value in spec.environment.items()
+    }
+    orders.working_directory = os.fsencode(posixpath.normpath(spec.working_directory))
+    orders.uid, orders.gid, orders.groups = spec.uid, spec.gid, list(spec.groups)
+    orders.lower_directories = [os.fsencode(path) for path in spec.lower_directories]
+    orders.upper, orders.work = os.fsencode(spec.upper), os.fsencode(spec.work)
+    orders.hostname, orders.hosts = os.fsencode(spec.hostname), hosts_file(spec)
+    orders.resolv_conf = _resolv_conf() if spec.resolv_conf is None else spec.resolv_conf
+    orders.network = spec.network == "host"
+    orders.files = [(os.fsencode(file.path), file.mode, file.data) for file in spec.files]
+    orders.mounts = [
+        (os.fsencode(mount.source), os.fsencode(posixpath.normpath(mount.target)), mount.read_only)
+        for mount in spec.mounts
+    ]
+    return orders
+
+
+def _resolv_conf() -> bytes:
+    """This machine's, as it is: a RUN shares its network (a loopback resolver answers here too)."""
+    try:
+        return Path("/etc/resolv.conf").read_bytes()
+    except OSError:
+        return b""
