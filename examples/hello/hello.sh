@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "Hello, ${NAME:-nobody}, from $(uname -s) on $(uname -m)."
