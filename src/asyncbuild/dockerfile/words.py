@@ -1,0 +1,333 @@
+r"""Word expansion: quotes, escapes and ``$NAME`` as a Dockerfile knows them.
+
+The rules are those of BuildKit's shell lexer, which resembles sh but is not sh:
+
+1. ``'…'`` is literal. In ``"…"`` the escape character protects only ``"``, ``$`` and itself.
+2. Outside quotes the escape character protects whatever follows it; at the very end it vanishes.
+3. ``$NAME``, ``${NAME}`` and the modifiers ``:-`` ``-`` ``:+`` ``+`` ``:?`` ``?`` ``#`` ``##`` ``%``
+   ``%%`` ``/`` ``//``; their operands are expanded in turn. An unset variable is empty.
+4. ``$1``, ``$@`` and the other special parameters are never set. ``$`` before anything else is a ``$``.
+5. Patterns of ``#``, ``%`` and ``/`` know ``*`` and ``?``, and no brackets.
+
+Nothing here knows a Dockerfile's lines: a failure is a `WordError`, placed by the caller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SPACES = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+"""The characters that Unicode calls white space (str.isspace adds four control characters)."""
+
+_SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
+_MODIFIERS = frozenset("+-?#%")
+
+
+class WordError(ValueError):
+    """A word that cannot be expanded; the message is for people and names no place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What a word became, and the variables it named: those that were set, and those that were not."""
+
+    text: str
+    words: tuple[str, ...]
+    used: frozenset[str]
+    unmatched: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class WordRules:
+    """How to read a word. The defaults are those of an instruction's argument.
+
+    ``keep_quotes`` and ``keep_escapes`` leave the marks in the result; ``quotes_are_text`` gives them no
+    meaning at all (heredoc bodies); ``keep_unset`` leaves an unset ``$NAME`` as it was written.
+    """
+
+    escape: str = "\\"
+    keep_quotes: bool = False
+    keep_escapes: bool = False
+    quotes_are_text: bool = False
+    keep_unset: bool = False
+
+
+def expand_word(
+    word: str, environment: Mapping[str, str], rules: WordRules | None = None
+) -> Expansion:
+    """Expand ``word``; `Expansion.words` is the result split at unquoted white space.
+
+    Raises `WordError` for an unclosed quote or brace, an unknown modifier, or a failed ``:?``.
+    """
+    lexer = _Lexer(word, environment, rules or WordRules())
+    try:
+        text, words = lexer.read_until("", keep_escapes=lexer.rules.keep_escapes)
+    except RecursionError:
+        raise WordError("substitutions are nested too deeply") from None
+    return Expansion(text, tuple(words), frozenset(lexer.used), frozenset(lexer.unmatched))
+
+
+class _Splitter:
+    """Collects characters into words; quoted or escaped characters never end a word."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self._current: list[str] = []
+
+    def add(self, text: str) -> None:
+        for character in text:
+            if character not in SPACES:
+                self._current.append(character)
+            elif self._current:
+                self.finish()
+
+    def add_raw(self, text: str) -> None:
+        if text:
+            self._current.append(text)
+
+    def finish(self) -> list[str]:
+        if self._current:
+            self.words.append("".join(self._current))
+            self._current = []
+        return self.words
+
+
+class _Lexer:
+    """One pass over one word."""
+
+    def __init__(self, source: str, environment: Mapping[str, str], rules: WordRules) -> None:
+        self.source = source
+        self.position = 0
+        self.environment = environment
+        self.rules = rules
+        self.used: set[str] = set()
+        self.unmatched: set[str] = set()
+
+    def peek(self) -> str:
+        """The next character, or the empty string at the end."""
+        return self.source[self.position : self.position + 1]
+
+    def take(self) -> str:
+        """Consume and return the next character, or the empty string at the end."""
+        character = self.peek()
+        self.position += 1 if character else 0
+        return character
+
+    def read_until(self, stop: str, *, keep_escapes: bool) -> tuple[str, list[str]]:
+        """Expand up to ``stop`` (consumed) or, for an empty ``stop``, to the end."""
+        result: list[str] = []
+        splitter = _Splitter()
+        while character := self.peek():
+            if stop and character == stop:
+                self.take()
+                return "".join(result), splitter.finish()
+            piece, raw = self._read_piece(character, keep_escapes=keep_escapes)
+            result.append(piece)
+            (splitter.add_raw if raw else splitter.add)(piece)
+        if stop:
+            raise WordError(f"missing {stop!r} in a substitution")
+        return "".join(result), splitter.finish()
+
+    def _read_piece(self, character: str, *, keep_escapes: bool) -> tuple[str, bool]:
+        """One expanded piece, and whether its white space is protected from splitting."""
+        if character == "$":
+            return self._read_dollar(), False
+        if character == "<":
+            return self._read_less_than(), True
+        if character in ("'", '"') and not self.rules.quotes_are_text:
+            text = (
+                self._read_single()
+                if character == "'"
+                else self._read_double(keep_escapes=keep_escapes)
+            )
+            return text, True
+        self.take()
+        if character != self.rules.escape:
+            return character, False
+        kept = character if keep_escapes else ""
+        return kept + self.take(), True
+
+    def _read_less_than(self) -> str:
+        """``<``, or ``<<`` with the blanks after it: a heredoc's word may stand apart from its mark."""
+        self.take()
+        if self.peek() != "<":
+            return "<"
+        self.take()
+        start = self.position
+        while self.peek() and self.peek() in "\t\r ":
+            self.take()
+        return "<<" + self.source[start : self.position]
+
+    def _read_single(self) -> str:
+        self.take()
+        end = self.source.find("'", self.position)
+        if end < 0:
+            raise WordError("a single quote is never closed")
+        text = self.source[self.position : end]
+        self.position = end + 1
+        return f"'{text}'" if self.rules.keep_quotes else text
+
+    def _read_double(self, *, keep_escapes: bool) -> str:
+        self.take()
+        quote = '"' if self.rules.keep_quotes else ""
+        result = [quote]
+        while character := self.peek():
+            if character == '"':
+                self.take()
+                return "".join([*result, quote])
+            if character == "$":
+                result.append(self._read_dollar())
+                continue
+            self.take()
+            if character == self.rules.escape:
+                if keep_escapes:
+                    result.append(character)
+                following = self.peek()
+                if not following:
+                    continue
+                if following in ('"', "$", self.rules.escape):
+                    character = self.take()
+            result.append(character)
+        raise WordError("a double quote is never closed")
+
+    def _read_dollar(self) -> str:
+        """A substitution; the position is at its ``$``."""
+        self.take()
+        if self.peek() == "{":
+            self.take()
+            return self._read_braces()
+        name = self._read_name()
+        if not name:
+            return "$"
+        value = self._look_up(name)
+        return f"${name}" if value is None and self.rules.keep_unset else value or ""
+
+    def _read_name(self) -> str:
+        """A variable's name, a run of digits, or one special parameter; empty if there is none."""
+        first = self.peek()
+        start = self.position
+        if first.isdecimal():
+            while self.peek().isdecimal():
+                self.take()
+        elif first in _SPECIAL_PARAMETERS and first:
+            self.take()
+        else:
+            while (c := self.peek()) and (c == "_" or c.isalpha() or c.isdecimal()):
+                self.take()
+        return self.source[start : self.position]
+
+    def _look_up(self, name: str) -> str | None:
+        value = self.environment.get(name)
+        (self.unmatched if value is None else self.used).add(name)
+        return value
+
+    def _read_braces(self) -> str:
+        """The rest of ``${…}``; rule 3 of the module."""
+        first = self.peek()
+        if not first:
+            raise WordError("missing '}' in a substitution")
+        if first in "{}:":
+            raise WordError(f"bad substitution: a variable's name cannot begin with {first!r}")
+        name = self._read_name()
+        mark = self.take()
+        if mark == "}":
+            value = self._look_up(name)
+            return f"${{{name}}}" if value is None and self.rules.keep_unset else value or ""
+        if mark == "/":
+            return self._replace(name)
+        colon = mark == ":"
+        mark = self.take() if colon else mark
+        return self._modify(name, ":" if colon else "", mark)
+
+    def _modify(self, name: str, colon: str, mark: str) -> str:
+        if not mark:
+            raise WordError("missing '}' in a substitution")
+        if mark not in _MODIFIERS or (colon and mark in "#%"):
+            raise WordError(f"unsupported modifier ({colon}{mark}) in a substitution")
+        operand, _ = self.read_until("}", keep_escapes=mark in "#%")
+        value = self._look_up(name)
+        if value is None and self.rules.keep_unset:
+            return f"${{{name}{colon}{mark}{operand}}}"
+        absent = value is None or (bool(colon) and value == "")
+        if mark == "-":
+            return operand if absent else value or ""
+        if mark == "+":
+            return "" if absent else operand
+        if mark == "?":
+            if absent:
+                state = "unset" if value is None else "empty"
+                raise WordError(f"{name}: {operand or f'is not allowed to be {state}'}")
+            return value or ""
+        trim = _trim_prefix if mark == "#" else _trim_suffix
+        greedy = operand.startswith(mark)
+        return trim(operand[1:] if greedy else operand, value or "", greedy=greedy)
+
+    def _replace(self, name: str) -> str:
+        """``${name/pattern/text}`` and ``${name//pattern/text}``."""
+        every = self.peek() == "/"
+        if every:
+            self.take()
+        # Both operands keep their escapes: a pattern gives them a meaning of its own.
+        pattern, _ = self.read_until("/", keep_escapes=True)
+        replacement, _ = self.read_until("}", keep_escapes=True)
+        value = self._look_up(name)
+        if value is None and self.rules.keep_unset:
+            return f"${{{name}{'//' if every else '/'}{pattern}/{replacement}}}"
+        expression = re.compile(_pattern_expression(pattern, greedy=True))
+        return _substitute(expression, value or "", replacement, every=every)
+
+
+def _substitute(expression: re.Pattern[str], value: str, replacement: str, *, every: bool) -> str:
+    """Replace the first or every match; an empty match right after a match does not count."""
+    pieces: list[str] = []
+    done = 0
+    last_end = -1
+    for match in expression.finditer(value):
+        if match.start() == match.end() == last_end:
+            continue
+        pieces += [value[done : match.start()], replacement]
+        done = last_end = match.end()
+        if not every:
+            break
+    return "".join([*pieces, value[done:]])
+
+
+def _pattern_expression(pattern: str, *, greedy: bool) -> str:
+    """A shell pattern (``*`` and ``?``, no brackets) as a regular expression."""
+    star = ".*" if greedy else ".*?"
+    out: list[str] = []
+    characters = iter(enumerate(pattern))
+    for place, character in characters:
+        if character == "*":
+            if out[-1:] != [star]:
+                out.append(star)
+        elif character == "?":
+            out.append(".")
+        elif character == "\\":
+            following = pattern[place + 1 : place + 2]
+            if following in ("}", "/"):
+                continue  # escaped for the substitution's sake: no part of the pattern
+            if not following or following not in "*?\\":
+                raise WordError(f"invalid pattern ({pattern}): \\{following} escapes nothing")
+            out.append(re.escape(following))
+            next(characters)
+        else:
+            out.append(re.escape(character))
+    return "".join(out)
+
+
+def _trim_prefix(pattern: str, value: str, *, greedy: bool) -> str:
+    match = re.match(_pattern_expression(pattern, greedy=greedy), value)
+    return value[match.end() :] if match else value
+
+
+def _trim_suffix(pattern: str, value: str, *, greedy: bool) -> str:
+    """The shortest or longest suffix: both sides are reversed, then it is a prefix."""
+    tokens = re.findall(r"\\.|.", pattern, re.DOTALL)
+    mirrored = "".join(reversed(tokens))
+    return _trim_prefix(mirrored, value[::-1], greedy=greedy)[::-1]
