@@ -51,8 +51,8 @@ def _quoted(text: str, place: int) -> tuple[str, int]:
 def parse_attributes(text: str) -> tuple[Attribute, ...]:
     """The pairs of ``key=value,…``: keys in lower case, values as they are.
 
-    Keys of annotations keep their case, which their specification tells apart (buildx lowers them). A bare ``key`` is refused, and so is a key that is given twice, of which buildx would silently take
-    the last.
+    Keys of annotations keep their case, which their specification tells apart (buildx lowers them). A
+    bare ``key`` is refused, and so is a key that is given twice, of which buildx takes the last.
     """
     pairs: dict[str, str] = {}
     for field in split_fields(text):

@@ -1,0 +1,103 @@
+"""Progress as lines, for logs: what happened, when, and where, one event a line.
+
+::
+
+       0.0s build            localhost:5000/app:1: 2 stages, 7 steps
+       0.4s [build 2/4]      RUN make
+       0.5s [build 2/4]      | cc -c main.c
+       2.5s [build 2/4]      done in 2.1s
+
+The first column is the time since the build began. A command's lines stand behind a bar, so that no
+output can be taken for a line of ours. A transfer gets a line when it is over, and one every
+`PROGRESS_EVERY` seconds while it lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TextIO
+
+from asyncbuild.report.escape import one_line, printable
+from asyncbuild.report.events import (
+    Event,
+    RunOutput,
+    Step,
+    StepFinished,
+    StepStarted,
+    Stream,
+    Transfer,
+    TransferFinished,
+    TransferProgress,
+    TransferStarted,
+)
+from asyncbuild.report.lines import LineJoiner
+from asyncbuild.report.stream import Output
+from asyncbuild.report.wording import outcome, sentence, size
+
+PROGRESS_EVERY = 5.0
+_LABEL = 16
+
+
+class PlainReporter:
+    """Writes lines to ``stream``; ``clock`` gives seconds and may start anywhere."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._output = Output(stream)
+        self._clock = clock
+        self._start = clock()
+        self._joiners: dict[tuple[Step, Stream], LineJoiner] = {}
+        self._totals: dict[Transfer, tuple[int | None, float]] = {}
+
+    def emit(self, event: Event) -> None:
+        """Write what there is to say of one event."""
+        match event:
+            case StepStarted():
+                self._step(event.step, one_line(event.step.text))
+            case RunOutput():
+                joiner = self._joiners.setdefault((event.step, event.stream), LineJoiner())
+                self._run_lines(event.step, joiner.feed(event.data))
+            case StepFinished():
+                self._flush(event.step)
+                self._step(event.step, outcome(event.outcome, event.seconds))
+            case TransferStarted():
+                self._totals[event.transfer] = event.total, self._clock()
+            case TransferProgress():
+                self._progress(event)
+            case _:
+                if isinstance(event, TransferFinished):
+                    self._totals.pop(event.transfer, None)
+                self._line(*sentence(event))
+
+    def tick(self) -> None:
+        """Nothing changes by time alone."""
+
+    def close(self) -> None:
+        """Write the lines that no newline ended."""
+        for step in {step: None for step, _ in self._joiners}:
+            self._flush(step)
+
+    def _line(self, label: str, text: str) -> None:
+        time = f"{self._clock() - self._start:.1f}s"
+        self._output.write(f"{time:>8} {label:<{_LABEL}} {text}".rstrip() + "\n")
+
+    def _step(self, step: Step, text: str) -> None:
+        self._line(f"[{printable(step.label)}]", text)
+
+    def _run_lines(self, step: Step, lines: list[str]) -> None:
+        for line in lines:
+            self._step(step, f"| {line}")
+
+    def _flush(self, step: Step) -> None:
+        for stream in Stream:
+            joiner = self._joiners.pop((step, stream), None)
+            if joiner is not None:
+                self._run_lines(step, joiner.finish())
+
+    def _progress(self, event: TransferProgress) -> None:
+        total, last = self._totals.get(event.transfer, (None, self._start))
+        now = self._clock()
+        if now - last < PROGRESS_EVERY:
+            return
+        self._totals[event.transfer] = total, now
+        whole = f" of {size(total)}" if total else ""
+        self._line(printable(event.transfer.label), f"{size(event.done)}{whole} so far")
