@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 Result = TypeVar("Result")
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x00020000
-_MS_RDONLY, _MS_REC, _MS_PRIVATE = 1, 0x4000, 1 << 18
+_MS_RDONLY, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 0x1000, 0x4000, 1 << 18
 
 
 class Fact(NamedTuple):
@@ -58,7 +58,7 @@ def mounted_facts(lower: Sequence[Path], target: Path) -> dict[str, Fact]:
         try:
             return directory_facts(target)
         finally:
-            _check(_libc.umount2(os.fsencode(target), 0))
+            unmount(target)
 
     return with_private_mounts(work)
 
@@ -72,6 +72,32 @@ def mount_overlay(lower: Sequence[Path], target: Path) -> None:
     _check(
         _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY, os.fsencode(options))
     )
+
+
+def mount_tmpfs(target: Path, options: str, *, readonly: bool = False) -> None:
+    """A small file system of its own on ``target``."""
+    flags = _MS_RDONLY if readonly else 0
+    _check(_libc.mount(b"tmpfs", os.fsencode(target), b"tmpfs", flags, options.encode()))
+
+
+def mount_bind(source: Path, target: Path) -> None:
+    """``source`` once more, at ``target``."""
+    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None))
+
+
+def unmount(target: Path) -> None:
+    """Take away what is mounted on ``target``."""
+    _check(_libc.umount2(os.fsencode(target), 0))
+
+
+def as_nobody(work: Callable[[], Result]) -> Result:
+    """Run ``work`` in a thread that touches files as user 65534, without root's rights."""
+
+    def body() -> Result:
+        _libc.setfsuid(65534)
+        return work()
+
+    return with_private_mounts(body)
 
 
 def directory_facts(root: Path) -> dict[str, Fact]:

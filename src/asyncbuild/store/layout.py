@@ -1,0 +1,119 @@
+"""Where things stand in a store, and whether a directory is one.
+
+::
+
+    oci-layout, index.json       an OCI image layout: other tools can read the blobs
+    blobs/<algorithm>/<hex>      blobs by Digest
+    layers/<algorithm>/<hex>/    unpacked layers by DiffId: fs/ (overlayfs' lower format), facts.json
+    mends/<algorithm>/<hex>/     what a layer needs on top of certain others, by ChainID: fs/, mend.json
+    records/diff-ids/<digest>    the DiffId of a blob; records/digests/<diffid>/<digest> the reverse
+    tmp/<owner>/                 work in progress, one directory for each living process
+    journal*, lock               see `asyncbuild.store.journal`; held while a store is opened
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncbuild.errors import StoreError
+from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
+from asyncbuild.store.disk import write_atomically
+
+_VERSION = "1.0.0"
+_EMPTY_INDEX = {"schemaVersion": 2, "manifests": []}
+_KINDS = {"blob": "blobs", "layer": "layers", "mend": "mends"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that is kept: its kind in the journal, its name there, and where it is."""
+
+    kind: str
+    name: str
+    path: Path
+
+
+class Layout:
+    """The paths of the store at ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tmp = root / "tmp"
+        self.lock = root / "lock"
+
+    def blob(self, digest: Digest) -> Item:
+        """The blob ``digest``."""
+        return self._item("blob", digest)
+
+    def layer(self, diff_id: DiffId) -> Item:
+        """The unpacked layer ``diff_id``."""
+        return self._item("layer", diff_id)
+
+    def mend(self, chain: DiffId) -> Item:
+        """The mend of the topmost layer of ``chain``."""
+        return self._item("mend", chain)
+
+    def diff_id_record(self, digest: Digest) -> Item:
+        """The record that names the DiffId of the blob ``digest``."""
+        name = f"diff-ids/{digest}"
+        return Item("record", name, self.root / "records" / name)
+
+    def digest_record(self, diff_id: DiffId, digest: Digest) -> Item:
+        """The record that says that ``digest`` is a form of ``diff_id``."""
+        name = f"digests/{diff_id}/{digest}"
+        return Item("record", name, self.root / "records" / name)
+
+    def items(self, kind: str) -> Iterator[Item]:
+        """Everything of one kind: ``blob``, ``layer``, ``mend`` or ``record``; foreign files are not."""
+        if kind == "record":
+            records = self.root / "records"
+            for path in records.rglob("*"):
+                if not path.is_dir():
+                    yield Item(kind, str(path.relative_to(records)), path)
+            return
+        for algorithm in (self.root / _KINDS[kind]).iterdir():
+            for path in algorithm.iterdir():
+                with contextlib.suppress(InvalidDigest):
+                    yield Item(kind, str(Digest.parse(f"{algorithm.name}:{path.name}")), path)
+
+    def _item(self, kind: str, name: Digest | DiffId) -> Item:
+        path = self.root / _KINDS[kind] / name.algorithm / name.hex
+        return Item(kind, str(name), path)
+
+    def prepare(self) -> None:
+        """Make the store's directories; `StoreError` if ``root`` is something else already."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        marker = self.root / "oci-layout"
+        if marker.exists():
+            self._check(marker)
+        elif any(path.name not in ("lock", "lost+found") for path in self.root.iterdir()):
+            raise StoreError(
+                f"{self.root} is not empty and is not a store",
+                hint="choose an empty or a new directory with --store DIR",
+            )
+        directories = ("blobs/sha256", "layers", "mends", "records/diff-ids", "records/digests")
+        for name in (*directories, "tmp"):
+            (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (self.root / "index.json").exists():
+            self._write("index.json", _EMPTY_INDEX)
+        if not marker.exists():
+            self._write("oci-layout", {"imageLayoutVersion": _VERSION})
+
+    def _write(self, name: str, document: object) -> None:
+        data = json.dumps(document).encode()
+        write_atomically(self.root / name, data, self.root / f"tmp/.{name}")
+
+    def _check(self, marker: Path) -> None:
+        try:
+            version = json.loads(marker.read_bytes())["imageLayoutVersion"]
+        except (ValueError, KeyError, TypeError):
+            version = "?"
+        if version != _VERSION or not (self.root / "layers").is_dir():
+            raise StoreError(
+                f"{self.root} is an OCI layout (version {version}) that is not a store of ours",
+                hint="choose an empty or a new directory with --store DIR",
+            )
