@@ -16,9 +16,8 @@ from typing import Protocol
 
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
 from asyncbuild.layers.paths import ancestors, join, parent_of
+from asyncbuild.layers.xattrs import OPAQUE, is_opaque, read_xattrs
 
-OPAQUE = "trusted.overlay.opaque"
-_HOST_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux")
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.DIRECTORY,
@@ -127,7 +126,7 @@ def _node(path: str, host: str, status: os.stat_result) -> Node | None:
         device = (os.major(status.st_rdev), os.minor(status.st_rdev))
         if kind is Kind.CHARACTER_DEVICE and device == (0, 0):
             return WHITEOUT
-    xattrs, opaque = _xattrs(host)
+    xattrs, opaque = _xattrs(host, kind)
     is_file = kind is Kind.FILE
     entry = Entry(
         path,
@@ -145,13 +144,16 @@ def _node(path: str, host: str, status: os.stat_result) -> Node | None:
     shared = is_file and status.st_nlink > 1
     return Node(
         entry,
-        opaque=opaque and kind is Kind.DIRECTORY,
+        opaque=opaque,
         identity=(status.st_dev, status.st_ino) if shared else None,
     )
 
 
-def _xattrs(host: str) -> tuple[tuple[tuple[str, bytes], ...], bool]:
-    """The extended attributes that belong to the image, and whether the overlay mark is set."""
+def _xattrs(host: str, kind: Kind) -> tuple[tuple[tuple[str, bytes], ...], bool]:
+    """The attributes that travel in layers, and whether this is an opaque directory.
+
+    Most names have none: one call finds that out.
+    """
     try:
         names = os.listxattr(host, follow_symlinks=False)
     except OSError as error:
@@ -160,9 +162,7 @@ def _xattrs(host: str) -> tuple[tuple[tuple[str, bytes], ...], bool]:
         return (), False
     if not names:
         return (), False
-    opaque = OPAQUE in names and os.getxattr(host, OPAQUE, follow_symlinks=False) == b"y"
-    kept = sorted(name for name in names if not name.startswith(_HOST_XATTRS))
-    return tuple((name, os.getxattr(host, name, follow_symlinks=False)) for name in kept), opaque
+    return read_xattrs(host), kind is Kind.DIRECTORY and OPAQUE in names and is_opaque(host)
 
 
 class ChangeSetTree:
