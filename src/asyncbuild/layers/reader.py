@@ -1,0 +1,337 @@
+"""Reading a tar stream, however it is cut into pieces: entries, and the bytes of files. Pure.
+
+1. Dialects: ustar, pax, GNU (long names, base-256 numbers, sparse files of all four kinds), star's
+   prefix, and V7 tars whose directories are files with a slash at the end.
+2. Names come out clean: ``./a``, ``/a``, ``a/`` and ``a//b`` are what Docker makes of them. One with a
+   ``..`` component is a `LayerError`; so is one beyond `MAX_PATH` or with a NUL in it.
+3. Two zero blocks end the archive, as does the end of the stream between two entries; one zero block
+   alone is damage. What follows the end is not looked at.
+4. Global pax headers are checked and ignored, as every runtime that will unpack the image does (Go's
+   archive/tar hands them to its caller, and containerd, Docker and Podman drop them).
+5. Links, devices and directories have no content, whatever size they claim (Go's rule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from asyncbuild.errors import LayerError
+from asyncbuild.layers import sparse
+from asyncbuild.layers.changeset import Entry, Kind
+from asyncbuild.layers.header import (
+    BLOCK,
+    KINDS,
+    MAX_EXTENSION,
+    MAX_PATH,
+    NANOSECONDS,
+    XATTR_RECORD,
+    Fields,
+    bounded_time,
+    decode_device,
+    decode_fields,
+    decode_number,
+    decode_records,
+    decode_time,
+    padding,
+    text_field,
+)
+
+_ZEROS: Final = bytes(BLOCK)
+_NO_ID: Final = (1 << 32) - 1  # chown(2) takes this for "leave it"
+_DOTS: Final = ("", ".", "..")
+_LINKS: Final = (Kind.HARDLINK, Kind.SYMLINK)
+_DEVICES: Final = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
+
+
+def clean_name(name: str) -> str:
+    """A name as entries have it, relative to the root; `LayerError` for one that leaves it."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise LayerError(f"the name {name[:200]!r} leaves the root")
+    return "/".join(parts)
+
+
+class TarReader:
+    """An iterator of entries. After a file's entry, its bytes come from `whole` or `pieces`.
+
+    What was not taken of a file is skipped when the next entry is asked for.
+    """
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self._buffer = b""
+        self._view = memoryview(b"")
+        self._start = 0
+        self._left = 0
+        self._padding = 0
+        self._raw_head: str | None = None
+        self._clean_head = ""
+        self._path = ""
+        self.segments: tuple[tuple[int, int], ...] | None = None
+        """(offset, length) of the data of a sparse file; its holes are not in `pieces`."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self
+
+    def __next__(self) -> Entry:
+        if self._left or self._padding:
+            self._skip()
+        fields = self._next_fields()
+        self.segments = None
+        if fields.flag not in KINDS:
+            return self._extended(fields)
+        return self._entry(fields, fields.name, None, ())
+
+    # --- content ------------------------------------------------------------------------------------
+
+    def whole(self) -> memoryview | None:
+        """The whole content of the current file if it is at hand, else None (take `pieces`)."""
+        end = self._start + self._left
+        if end > len(self._buffer):
+            return None
+        view = self._view[self._start : end]
+        self._start = end
+        self._left = 0
+        return view
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The content of the current file as it comes; of a sparse one only its data."""
+        while self._left:
+            if self._start == len(self._buffer):
+                self._refill()
+            end = min(self._start + self._left, len(self._buffer))
+            view = self._view[self._start : end]
+            self._left -= end - self._start
+            self._start = end
+            yield view
+
+    # --- headers ------------------------------------------------------------------------------------
+
+    def _next_fields(self) -> Fields:
+        """The next header that is not blank; StopIteration at the end of the archive."""
+        start = self._start
+        if start + BLOCK > len(self._buffer):
+            if not self._have(BLOCK):
+                if self._start < len(self._buffer):
+                    raise LayerError("the tar ends in the middle of a header")
+                raise StopIteration
+            start = self._start
+        if not self._buffer[start] and self._buffer[start : start + BLOCK] == _ZEROS:
+            self._start += BLOCK
+            if self._have(BLOCK) and self._take(BLOCK) != _ZEROS:
+                raise LayerError("a zero block stands alone in the middle of the tar")
+            self._blocks = iter(())
+            self._set(b"")
+            raise StopIteration
+        fields = decode_fields(self._buffer, start)
+        self._start = start + BLOCK
+        return fields
+
+    def _extended(self, fields: Fields) -> Entry:
+        """The entry behind extension headers, of which ``fields`` is the first."""
+        name: bytes | None = None
+        link: bytes | None = None
+        records: tuple[tuple[bytes, bytes], ...] = ()
+        while (flag := fields.flag) not in KINDS and flag != b"S":
+            if flag == b"L":
+                name = self._extension(fields).partition(b"\0")[0]
+            elif flag == b"K":
+                link = self._extension(fields).partition(b"\0")[0]
+            elif flag in (b"x", b"X"):
+                records = tuple(decode_records(self._extension(fields)))
+            elif flag == b"g":
+                decode_records(self._extension(fields))
+            else:
+                raise LayerError(f"the tar entry {fields.name!r} is of the unknown type {flag!r}")
+            try:
+                fields = self._next_fields()
+            except StopIteration:
+                raise LayerError("the tar ends after a header that extends the next one") from None
+        for key, value in records:
+            if key == b"path" and value:
+                name = value
+            elif key == b"linkpath" and value:
+                link = value
+        return self._entry(fields, fields.name if name is None else name, link, records)
+
+    def _extension(self, fields: Fields) -> bytes:
+        size = fields.size
+        if not 0 <= size <= MAX_EXTENSION:
+            raise LayerError(f"a tar header announces an extension of {size} bytes")
+        body = self._take(size + padding(size))
+        return body[:size]
+
+    def _entry(
+        self,
+        fields: Fields,
+        name: bytes,
+        link: bytes | None,
+        records: tuple[tuple[bytes, bytes], ...],
+    ) -> Entry:
+        kind = KINDS.get(fields.flag, Kind.FILE)
+        text = name.decode("utf-8", "surrogateescape")
+        if text.endswith("/"):
+            text = text[:-1]
+            if kind is Kind.FILE:
+                kind = Kind.DIRECTORY
+        path = self._path = self._clean(text)
+        target, device = "", (0, 0)
+        header_at = self._start - BLOCK
+        if kind in _LINKS:
+            if link is None:
+                link = text_field(self._buffer, header_at + 157, 100)
+            target = self._link(kind, link)
+        elif kind in _DEVICES:
+            device = decode_device(self._buffer, header_at)
+        _, _, mode, uid, gid, size, mtime = fields
+        time = bounded_time(mtime * NANOSECONDS)
+        xattrs: tuple[tuple[str, bytes], ...] = ()
+        if records:
+            size, uid, gid, time, xattrs = self._records(records, size, uid, gid, time)
+        if not (0 <= uid < _NO_ID and 0 <= gid < _NO_ID and size >= 0):
+            raise LayerError(f"{path!r} has an impossible size or owner ({size}, {uid}:{gid})")
+        if kind is Kind.FILE:
+            self._left = size
+            self._padding = -size % BLOCK
+            if fields.flag == b"S" or records:
+                path, size = self._sparse(fields, path, records)
+        else:
+            size = 0
+        return Entry(path, kind, mode, uid, gid, time, size, target, device, xattrs)
+
+    def _clean(self, text: str) -> str:
+        head, _, base = text.rpartition("/")
+        if head != self._raw_head:
+            clean = clean_name(head)
+            if len(head) > MAX_PATH // 4 and len(head.encode("utf-8", "replace")) > MAX_PATH:
+                raise LayerError(f"a name in the tar has more than {MAX_PATH} bytes")
+            self._raw_head, self._clean_head = head, f"{clean}/" if clean else ""
+        if base in _DOTS or len(base) > 255 or "\0" in text:
+            if len(base) > 255 or "\0" in text:
+                raise LayerError(f"the name {text[:64]!r}… is too long or has a NUL in it")
+            return clean_name(text)
+        return self._clean_head + base
+
+    def _link(self, kind: Kind, link: bytes) -> str:
+        if not link or len(link) > MAX_PATH or b"\0" in link:
+            raise LayerError(
+                f"{self._path!r} is a link whose target is empty, too long or has a NUL"
+            )
+        text = link.decode("utf-8", "surrogateescape")
+        return clean_name(text) if kind is Kind.HARDLINK else text
+
+    def _records(
+        self, records: tuple[tuple[bytes, bytes], ...], size: int, uid: int, gid: int, time: int
+    ) -> tuple[int, int, int, int, tuple[tuple[str, bytes], ...]]:
+        xattrs: dict[str, bytes] = {}
+        for key, value in records:
+            if key.startswith(XATTR_RECORD):
+                xattrs[key[len(XATTR_RECORD) :].decode("utf-8", "surrogateescape")] = value
+            elif not value:
+                continue  # an empty value restores what the header says
+            elif key == b"size":
+                size = _decimal(value)
+            elif key == b"uid":
+                uid = _decimal(value)
+            elif key == b"gid":
+                gid = _decimal(value)
+            elif key == b"mtime":
+                time = decode_time(value)
+        return size, uid, gid, time, tuple(sorted(xattrs.items()))
+
+    # --- sparse files -------------------------------------------------------------------------------
+
+    def _sparse(
+        self, fields: Fields, path: str, records: tuple[tuple[bytes, bytes], ...]
+    ) -> tuple[str, int]:
+        """Prepare a sparse file, or none: its path and its size with holes."""
+        stored = self._left
+        if fields.flag == b"S":
+            size = decode_number(self._buffer[self._start - 29 : self._start - 17])
+            segments = self._old_gnu_map()
+        else:
+            layout = sparse.from_records(records)
+            if layout is None:
+                return path, stored
+            size, segments = layout.size, layout.segments
+            if layout.name:
+                path = clean_name(layout.name.decode("utf-8", "surrogateescape"))
+            if layout.map_in_data:
+                segments, taken = self._data_map(stored)
+                stored -= taken
+        self.segments = sparse.checked(segments, size, stored, path)
+        self._left = stored
+        return path, size
+
+    def _old_gnu_map(self) -> list[tuple[int, int]]:
+        at = self._start - BLOCK
+        segments = sparse.old_gnu_segments(self._buffer[at + 386 : at + 482])
+        more = self._buffer[at + 482]
+        while more:
+            block = self._take(BLOCK)
+            segments += sparse.old_gnu_segments(block[:504])
+            more = block[504]
+            if len(segments) * 24 > MAX_EXTENSION:
+                raise LayerError("a sparse file's map in the tar is too long")
+        return segments
+
+    def _data_map(self, stored: int) -> tuple[list[tuple[int, int]], int]:
+        """The map at the head of the content (format 1.0) and how many bytes it took."""
+        text = b""
+        while (segments := sparse.map_segments(text)) is None:
+            if len(text) + BLOCK > min(stored, MAX_EXTENSION):
+                raise LayerError("a sparse file's map in the tar is damaged or too long")
+            text += self._take(BLOCK)
+        return segments, len(text)
+
+    # --- the stream ---------------------------------------------------------------------------------
+
+    def _skip(self) -> None:
+        for _ in self.pieces():
+            pass
+        end = self._start + self._padding
+        if end <= len(self._buffer):
+            self._start = end
+        else:
+            self._take(self._padding)
+        self._padding = 0
+
+    def _take(self, count: int) -> bytes:
+        if not self._have(count):
+            raise LayerError(f"the tar ends too early, after {self._path!r}")
+        data = self._buffer[self._start : self._start + count]
+        self._start += count
+        return data
+
+    def _have(self, count: int) -> bool:
+        """Whether ``count`` bytes are, or could be brought, into the buffer."""
+        if self._start + count <= len(self._buffer):
+            return True
+        parts = [self._buffer[self._start :]]
+        size = len(parts[0])
+        while size < count:
+            block = next(self._blocks, None)
+            if block is None:
+                break
+            parts.append(block)
+            size += len(block)
+        self._set(b"".join(parts))
+        return size >= count
+
+    def _refill(self) -> None:
+        block = next(self._blocks, None)
+        if block is None:
+            raise LayerError(f"the tar ends in the middle of {self._path!r}")
+        self._set(block)
+
+    def _set(self, buffer: bytes) -> None:
+        self._buffer = buffer
+        self._view = memoryview(buffer)
+        self._start = 0
+
+
+def _decimal(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 20:
+        raise LayerError(f"a pax header has {text[:40]!r} where a number belongs")
+    return int(text)

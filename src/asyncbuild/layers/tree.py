@@ -1,0 +1,433 @@
+"""One layer as a directory in the format of overlayfs lower layers, written entry by entry.
+
+What stands in the directory afterwards is what a runtime gets that applies the layer's entries in their
+order onto what lies below, as far as the layer alone decides that; the rest is in its `UnpackedFacts`.
+
+1. A later entry replaces an earlier one of another kind; a directory keeps its content.
+2. A whiteout is a character device 0/0. Content of the same layer wins over its own whiteout, before
+   it or after it; where that content is a directory it becomes opaque. So does a directory that
+   replaces something else of this layer, which had hidden all below.
+3. A name below a symlink of this layer reaches the link's target, inside the root.
+4. Directories get their attributes last. Those without an entry are 0755, 0:0, from the epoch.
+5. Everything is done relative to descriptors of directories below the root, and nothing is followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final, Self
+
+from asyncbuild.errors import LayerError, StoreError
+from asyncbuild.layers.changeset import Entry, Kind
+from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.layers.rooted import open_directory
+from asyncbuild.layers.xattrs import make_opaque, set_xattrs
+
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_DIRECTORIES: Final = 200
+_MAX_LINKS: Final = 255  # as containerd (continuity/fs RootPath)
+_WHITEOUT: Final = os.makedev(0, 0)
+_SPECIAL: Final = {
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+}
+_NO_WAY: Final = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+
+
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """An open directory, and its path when every symlink on the way is resolved."""
+
+    descriptor: int
+    path: str
+
+    def below(self, name: str) -> str:
+        return f"{self.path}/{name}" if self.path else name
+
+
+class LayerTree:
+    """Writes one layer below ``destination``, an empty directory that no one else touches.
+
+    A context manager. `finish` sets the attributes of directories and gives the facts; without it the
+    directory is not to be used.
+    """
+
+    def __init__(self, destination: str, *, by_kernel: bool = True) -> None:
+        self._by_kernel = by_kernel
+        self._root = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._open: dict[str, _Directory] = {}
+        self._directories: dict[str, Entry | None] = {"": None}
+        self._fresh: set[str] = set()
+        self._outside: dict[str, str] = {}
+        self._entries = 0
+        self._size = 0
+        self._owner = (os.geteuid(), os.getegid())
+        self._masked = _umask()
+        try:
+            _prepare(self._root, destination)
+        except BaseException:
+            os.close(self._root)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._forget_open()
+        os.close(self._root)
+
+    # --- files --------------------------------------------------------------------------------------
+
+    def create(self, entry: Entry) -> int:
+        """Make the file ``entry``; a descriptor to write its content to, which `seal` then takes."""
+        head, _, name = entry.path.rpartition("/")
+        directory = self._open.get(head) or self._directory(head)
+        if not name:
+            raise LayerError("the root itself cannot be a file")
+        mode = entry.mode & 0o777
+        try:
+            descriptor = os.open(name, _CREATE, mode, dir_fd=directory.descriptor)
+        except FileExistsError:
+            self._remove(directory, name)
+            descriptor = os.open(name, _CREATE, mode, dir_fd=directory.descriptor)
+        if self._outside:
+            self._outside.pop(directory.below(name), None)
+        self._entries += 1
+        self._size += entry.size
+        return descriptor
+
+    def seal(self, descriptor: int, entry: Entry) -> None:
+        """Give a file that `create` made its attributes, in the order that keeps them all.
+
+        Ownership drops set-user-id bits and capabilities, so it comes first; times come last.
+        """
+        mode = entry.mode
+        if (entry.uid, entry.gid) != self._owner:
+            os.fchown(descriptor, entry.uid, entry.gid)
+        if mode > 0o777 or mode & self._masked:
+            os.fchmod(descriptor, mode)
+        if entry.xattrs:
+            set_xattrs(descriptor, entry.xattrs)
+        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    # --- everything else ----------------------------------------------------------------------------
+
+    def add(self, entry: Entry) -> None:
+        """Make a directory, a link, a device or a fifo."""
+        self._entries += 1
+        head, _, name = entry.path.rpartition("/")
+        if not name:
+            if entry.kind is not Kind.DIRECTORY:
+                raise LayerError(f"the root itself cannot be a {entry.kind.name.lower()}")
+            self._directories[""] = entry
+            return
+        directory = self._open.get(head) or self._directory(head)
+        if entry.kind is Kind.DIRECTORY:
+            self._make_directory(directory, name, entry)
+        elif entry.kind is Kind.HARDLINK:
+            self._make_hardlink(directory, name, entry)
+        else:
+            self._outside.pop(directory.below(name), None)
+            try:
+                self._make(directory, name, entry)
+            except FileExistsError:
+                self._remove(directory, name)
+                self._make(directory, name, entry)
+
+    def _make(self, directory: _Directory, name: str, entry: Entry) -> None:
+        here = directory.descriptor
+        if entry.kind is Kind.SYMLINK:
+            os.symlink(entry.link, name, dir_fd=here)
+        else:
+            number = os.makedev(*entry.device) if entry.kind is not Kind.FIFO else 0
+            if entry.kind is Kind.CHARACTER_DEVICE and number == _WHITEOUT:
+                raise LayerError(
+                    f"{entry.path!r} is a character device 0/0: that would hide a file in overlayfs"
+                )
+            os.mknod(name, _SPECIAL[entry.kind] | (entry.mode & 0o777), number, dir_fd=here)
+        if (entry.uid, entry.gid) != self._owner:
+            os.chown(name, entry.uid, entry.gid, dir_fd=here, follow_symlinks=False)
+        if entry.kind is not Kind.SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=here)  # just made, and no link
+        if entry.xattrs:
+            set_xattrs(f"/proc/self/fd/{here}/{name}", entry.xattrs)
+        times = (entry.mtime_ns, entry.mtime_ns)
+        os.utime(name, ns=times, dir_fd=here, follow_symlinks=False)
+
+    def _make_directory(self, directory: _Directory, name: str, entry: Entry | None) -> None:
+        path = directory.below(name)
+        opaque = self._outside.pop(path, None) is not None
+        try:
+            os.mkdir(name, 0o700, dir_fd=directory.descriptor)
+        except FileExistsError:
+            if path in self._directories:
+                self._directories[path] = entry or self._directories[path]
+                return
+            self._remove(directory, name)
+            os.mkdir(name, 0o700, dir_fd=directory.descriptor)
+            opaque = True
+        self._directories[path] = entry
+        if opaque:
+            self._hide_below(path)
+
+    def _make_hardlink(self, directory: _Directory, name: str, entry: Entry) -> None:
+        path = directory.below(name)
+        target = self._link_target(entry)
+        if target is None:
+            if entry.link not in (path, entry.path):
+                self._remove(directory, name, missing_ok=True)
+                self._outside[path] = entry.link
+            return
+        where, base = target
+        try:
+            if where.below(base) != path:
+                self._link(where, base, directory, name)
+        finally:
+            os.close(where.descriptor)
+
+    def _link(self, where: _Directory, base: str, directory: _Directory, name: str) -> None:
+        here = directory.descriptor
+        source = os.stat(base, dir_fd=where.descriptor, follow_symlinks=False)
+        try:
+            os.link(base, name, src_dir_fd=where.descriptor, dst_dir_fd=here, follow_symlinks=False)
+        except FileExistsError:
+            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) == (source.st_dev, source.st_ino):
+                return
+            self._remove(directory, name)
+            os.link(base, name, src_dir_fd=where.descriptor, dst_dir_fd=here, follow_symlinks=False)
+        self._outside.pop(directory.below(name), None)
+
+    def _link_target(self, entry: Entry) -> tuple[_Directory, str] | None:
+        """Where the target of a hardlink stands in this layer (the caller closes it); None if not."""
+        head, _, base = entry.link.rpartition("/")
+        if not base:
+            raise LayerError(f"{entry.path!r} is a hardlink to the root")
+        try:
+            path = self._resolve(head, make=False)
+            where = _Directory(open_directory(self._root, path, by_kernel=self._by_kernel), path)
+        except OSError as error:
+            if error.errno in _NO_WAY:
+                return None
+            raise
+        try:
+            found = os.stat(base, dir_fd=where.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        if found is None or _is_whiteout(found):
+            os.close(where.descriptor)
+            return None
+        if stat.S_ISDIR(found.st_mode):
+            os.close(where.descriptor)
+            raise LayerError(f"{entry.path!r} is a hardlink to the directory {entry.link!r}")
+        return where, base
+
+    # --- hiding what lies below ---------------------------------------------------------------------
+
+    def whiteout(self, path: str) -> None:
+        """Hide what lies below at ``path``; what this layer itself has there stays."""
+        self._entries += 1
+        head, _, name = path.rpartition("/")
+        if not name:
+            raise LayerError("a whiteout of the root")
+        directory = self._open.get(head) or self._directory(head)
+        try:
+            os.mknod(name, stat.S_IFCHR, _WHITEOUT, dir_fd=directory.descriptor)
+        except FileExistsError:
+            if directory.below(name) in self._directories:
+                self._hide_below(directory.below(name))
+
+    def opaque(self, path: str) -> None:
+        """Hide everything that lies below in the directory ``path``, which keeps its attributes."""
+        self._entries += 1
+        make_opaque(self._directory(path).descriptor)
+
+    def _hide_below(self, path: str) -> None:
+        """Make the directory ``path`` a new one, of which nothing below is seen, attributes included."""
+        self._fresh.add(path)
+        descriptor = open_directory(self._root, path, by_kernel=self._by_kernel)
+        try:
+            make_opaque(descriptor)
+        finally:
+            os.close(descriptor)
+
+    # --- directories --------------------------------------------------------------------------------
+
+    def _directory(self, path: str) -> _Directory:
+        """The directory that ``path`` names, kept open; made with its parents if it is missing."""
+        known = self._open.get(path)
+        if known is not None:
+            return known
+        if len(self._open) >= _OPEN_DIRECTORIES:
+            self._forget_open()
+        try:
+            found = _Directory(open_directory(self._root, path, by_kernel=self._by_kernel), path)
+        except OSError as error:
+            if error.errno not in _NO_WAY:
+                raise
+            real = self._resolve(path, make=True)
+            found = _Directory(open_directory(self._root, real, by_kernel=self._by_kernel), real)
+        self._open[path] = found
+        return found
+
+    def _resolve(self, path: str, *, make: bool) -> str:
+        """``path`` with the symlinks of this layer resolved inside the root.
+
+        A component that is missing is made, or is ENOENT. The names that are looked at are always
+        below directories that were seen to be no links, and no one else writes here.
+        """
+        todo = path.split("/")[::-1]
+        done: list[str] = []
+        links = 0
+        while todo:
+            name = todo.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                del done[-1:]
+                continue
+            here = "/".join([*done, name])
+            if here not in self._directories:
+                target = self._link_text(here)
+                if target is not None:
+                    links += 1
+                    if links > _MAX_LINKS:
+                        raise LayerError(f"{path!r}: too many symbolic links on the way (a loop?)")
+                    if target.startswith("/"):
+                        done.clear()
+                    todo.extend(target.split("/")[::-1])
+                    continue
+                self._step(here, make=make)
+            done.append(name)
+        return "/".join(done)
+
+    def _link_text(self, path: str) -> str | None:
+        try:
+            return os.readlink(path, dir_fd=self._root)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return None
+            raise
+
+    def _step(self, path: str, *, make: bool) -> None:
+        """Make sure that ``path``, whose parent is a directory and which is no link, is one."""
+        try:
+            found = os.stat(path, dir_fd=self._root, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        if found is not None and not _is_whiteout(found):
+            raise LayerError(f"{path!r} is no directory, but the tar has entries below it")
+        if not make:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        head, _, name = path.rpartition("/")
+        above = _Directory(open_directory(self._root, head, by_kernel=self._by_kernel), head)
+        try:
+            self._make_directory(above, name, None)
+        finally:
+            os.close(above.descriptor)
+
+    def _remove(self, directory: _Directory, name: str, *, missing_ok: bool = False) -> None:
+        """Remove what stands at ``name``, a directory with all that is in it."""
+        path = directory.below(name)
+        if path not in self._directories:
+            try:
+                is_link = stat.S_ISLNK(
+                    os.stat(name, dir_fd=directory.descriptor, follow_symlinks=False).st_mode
+                )
+                os.unlink(name, dir_fd=directory.descriptor)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+                return
+            if is_link:
+                self._forget_open(but=directory)
+            return
+        inside = f"{path}/"
+        for other in sorted(self._directories, reverse=True):
+            if other == path or other.startswith(inside):
+                self._remove_directory(other)
+        for other in [other for other in self._outside if other.startswith(inside)]:
+            del self._outside[other]
+        self._forget_open(but=directory)
+
+    def _remove_directory(self, path: str) -> None:
+        descriptor = open_directory(self._root, path, by_kernel=self._by_kernel)
+        try:
+            for name in os.listdir(descriptor):
+                os.unlink(name, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        os.rmdir(path, dir_fd=self._root)
+        del self._directories[path]
+        self._fresh.discard(path)
+
+    def _forget_open(self, but: _Directory | None = None) -> None:
+        for directory in self._open.values():
+            if directory is not but:
+                os.close(directory.descriptor)
+        self._open.clear()
+        if but is not None:
+            self._open[but.path] = but
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def finish(self) -> UnpackedFacts:
+        """Link what was linked before its target came, set directories' attributes; the facts."""
+        for path, target in list(self._outside.items()):
+            self._link_late(path, target)
+        for path in sorted(self._directories, reverse=True):
+            entry = self._directories[path] or Entry(path, Kind.DIRECTORY, 0o755)
+            descriptor = open_directory(self._root, path, by_kernel=self._by_kernel)
+            try:
+                os.fchown(descriptor, entry.uid, entry.gid)
+                os.fchmod(descriptor, entry.mode)
+                set_xattrs(descriptor, entry.xattrs)
+                os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+            finally:
+                os.close(descriptor)
+        implicit = (p for p, entry in self._directories.items() if entry is None)
+        return UnpackedFacts(
+            tuple(sorted(path for path in implicit if path not in self._fresh)),
+            tuple(sorted(self._outside.items())),
+            self._entries,
+            self._size,
+        )
+
+    def _link_late(self, path: str, target: str) -> None:
+        head, _, name = path.rpartition("/")
+        entry = Entry(path, Kind.HARDLINK, link=target)
+        found = self._link_target(entry)
+        if found is None:
+            return
+        where, base = found
+        try:
+            self._link(where, base, self._directory(head), name)
+        finally:
+            os.close(where.descriptor)
+
+
+def _prepare(root: int, destination: str) -> None:
+    if os.listdir(root):
+        raise StoreError(f"{destination} is not empty: a layer needs a directory of its own")
+    # A set-group-id bit here would change the group of what is made below.
+    os.fchown(root, 0, 0)
+    os.fchmod(root, 0o700)
+
+
+def _is_whiteout(found: os.stat_result) -> bool:
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _WHITEOUT
+
+
+def _umask() -> int:
+    """This process's mask, read without changing it even for a moment."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o777
