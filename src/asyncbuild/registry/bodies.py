@@ -1,0 +1,149 @@
+"""What a request may carry: bytes, a file, or chunks that are still being made.
+
+A body that is `replayable` may be sent again after a failure. None is an async generator: a request that
+ends early leaves its body half read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from asyncbuild.errors import StoreError
+
+CHUNK_BYTES = 1 << 20
+
+
+class Reading(Protocol):
+    """One reading of a body, from its beginning."""
+
+    async def next_chunk(self) -> bytes:
+        """The next bytes, b"" at the end."""
+
+    def close(self) -> None:
+        """Free what it holds; harmless to call twice."""
+
+
+class Body(Protocol):
+    """A request's body; ``size`` in bytes, None where it is not known before the end."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in total."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether `read` may be called again."""
+
+    def read(self) -> Reading:
+        """Begin a reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBody:
+    """Bytes that are at hand."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes in total."""
+        return len(self.data)
+
+    @property
+    def replayable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self) -> Reading:
+        """From the first byte."""
+        return _BytesReading(self.data)
+
+
+class _BytesReading:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._place = 0
+
+    async def next_chunk(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        chunk = self._data[self._place : self._place + CHUNK_BYTES]
+        self._place += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """The first ``size`` bytes of a file on this machine, read by threads a MiB at a time."""
+
+    path: str
+    size: int
+
+    @property
+    def replayable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self) -> Reading:
+        """From the first byte; raises `StoreError` if the file cannot be opened."""
+        return _FileReading(self.path, self.size)
+
+
+class _FileReading:
+    def __init__(self, path: str, size: int) -> None:
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (closed by close)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be sent: {error.strerror}") from None
+        self._path = path
+        self._left = size
+
+    async def next_chunk(self) -> bytes:
+        """Raises `StoreError` if the file is shorter than it was said to be, or cannot be read."""
+        wanted = min(CHUNK_BYTES, self._left)
+        if wanted == 0:
+            await trio.lowlevel.checkpoint()
+            return b""
+        try:
+            chunk: bytes = await trio.to_thread.run_sync(self._file.read, wanted)
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be sent: {error.strerror}") from None
+        if not chunk:
+            raise StoreError(f"{self._path} is shorter than it was")
+        self._left -= len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ChunksBody:
+    """Chunks that someone makes while they are sent; can be sent once. The maker closes ``chunks``."""
+
+    replayable = False
+
+    def __init__(self, chunks: AsyncIterator[bytes], size: int | None = None) -> None:
+        self.size = size
+        self.sent = 0
+        self._chunks = chunks
+
+    def read(self) -> Reading:
+        """Itself: there is one reading."""
+        return self
+
+    async def next_chunk(self) -> bytes:
+        """The next chunk; empty chunks are passed over."""
+        async for chunk in self._chunks:
+            if chunk:
+                self.sent += len(chunk)
+                return chunk
+        return b""
+
+    def close(self) -> None:
+        """Nothing of ours to free."""

@@ -1,0 +1,213 @@
+"""Authorised, patient exchanges with one registry: redirects, 401s and temporary failures are dealt with.
+
+1. The Authorization header goes to the registry's own origin (scheme, host, port) and nowhere else: not
+   to the host that a redirect or an upload location names.
+2. A 401 is answered by the `Authorizer`, at most three times.
+3. A call is tried again after a temporary failure if its body can be sent again and ``Call.again`` allows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from asyncbuild.errors import Exchange, RegistryError, RemoteProtocolError
+from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest
+from asyncbuild.registry.authorize import Authorizer
+from asyncbuild.registry.bodies import Body, BytesBody
+from asyncbuild.registry.challenge import parse_challenges
+from asyncbuild.registry.protocol import (
+    REDIRECT_LIMIT,
+    REDIRECTS,
+    failure,
+    origin,
+    resolve_location,
+)
+from asyncbuild.registry.retry import TEMPORARY_STATUSES, RetryPolicy, retry_after
+from asyncbuild.registry.transport import Link
+from asyncbuild.registry.wire import Answer, NoAnswer, Sent, Wire, no_answer_mapped
+
+TOKEN_LIMIT = 1 << 20
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What to ask the registry.
+
+    ``target`` is a path, or an absolute URL that the registry named. ``purpose`` completes "not allowed:
+    …". ``expected`` are the statuses that are returned; every other one becomes an error.
+    """
+
+    method: str
+    target: str
+    purpose: str
+    scopes: Scopes
+    expected: frozenset[int] = frozenset({200})
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Body | None = None
+    again: bool = True
+    receive_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One try that failed, and what the server asked for: seconds to wait."""
+
+    error: RegistryError
+    temporary: bool
+    wish: float | None = None
+
+
+class Patience:
+    """Tries again: a policy, a source of chance, trio's clock."""
+
+    def __init__(self, policy: RetryPolicy, chance: random.Random) -> None:
+        self._policy = policy
+        self._chance = chance
+
+    async def pause(self, failures: int, failed: Failed) -> bool:
+        """Wait as long as the policy wants after ``failures`` tries; False to give up, without waiting."""
+        if not failed.temporary:
+            return False
+        seconds = self._policy.pause(failures, self._chance.random(), failed.wish)
+        if seconds is None:
+            return False
+        await trio.sleep(seconds)
+        return True
+
+    async def persist(self, once: Callable[[], Awaitable[Answer | Failed]]) -> Answer:
+        """Call ``once`` until it gives an answer; raises the last failure's error."""
+        failures = 0
+        while True:
+            result = await once()
+            if isinstance(result, Answer):
+                return result
+            failures += 1
+            if not await self.pause(failures, result):
+                if isinstance(result.error, NoAnswer):
+                    result.error.final = True  # whoever called us does not begin again
+                raise result.error
+
+
+class WireTokenService:
+    """The token service that a registry names, over the registry's own wire."""
+
+    def __init__(self, wire: Wire, link: Link, patience: Patience) -> None:
+        self._wire = wire
+        self._link = link
+        self._patience = patience
+
+    async def base_url(self) -> str:
+        """The registry's scheme and host."""
+        return await self._link.base_url()
+
+    async def fetch_token(self, request: TokenRequest) -> TokenAnswer:
+        """One request, tried again after temporary failures; redirects are refused."""
+        headers = [("Accept", "application/json")]
+        if request.authorization is not None:
+            headers.append(("Authorization", request.authorization))
+        if request.form is not None:
+            headers.append(("Content-Type", "application/x-www-form-urlencoded"))
+        body = None if request.form is None else BytesBody(request.form)
+        sent = Sent(request.method, request.url, tuple(headers), body)
+        answer = await self._patience.persist(lambda: self._once(sent))
+        return TokenAnswer(answer.status, await answer.read(TOKEN_LIMIT))
+
+    async def _once(self, sent: Sent) -> Answer | Failed:
+        try:
+            answer = await self._wire.send(sent)
+        except NoAnswer as error:
+            return Failed(error, not error.final)
+        if answer.status in TEMPORARY_STATUSES:
+            return await as_failed(answer, "get a token")
+        return answer
+
+
+class Caller:
+    """Carries `Call`s out."""
+
+    def __init__(self, wire: Wire, link: Link, authorizer: Authorizer, patience: Patience) -> None:
+        self._wire = wire
+        self._link = link
+        self.authorizer = authorizer
+        self.patience = patience
+
+    async def open(self, call: Call) -> Answer:
+        """The answer with its body unread: the caller reads it to the end or closes it.
+
+        Raises a `RegistryError` for every status that is not expected.
+        """
+        replayable = call.body is None or call.body.replayable
+        if call.again and replayable:
+            return await self.patience.persist(lambda: self.once(call))
+        result = await self.once(call)
+        if isinstance(result, Failed):
+            raise result.error
+        return result
+
+    async def once(self, call: Call) -> Answer | Failed:
+        """One try. Raises for what cannot become better, returns `Failed` for the rest."""
+        try:
+            answer = await self._authorised(call)
+        except NoAnswer as error:
+            return Failed(error, not error.final)
+        if answer.status in call.expected:
+            return answer
+        return await as_failed(answer, call.purpose)
+
+    async def _authorised(self, call: Call) -> Answer:
+        base = await connected(self._link)
+        url = resolve_location(f"{base}/", call.target)
+        header = await self.authorizer.header(call.scopes) if origin(url) == origin(base) else None
+        made = False
+        for _ in range(_ROUNDS):
+            answer = await self._redirected(call, url, header)
+            if answer.status != 401 or origin(answer.sent.url) != origin(base):
+                return answer
+            challenges = parse_challenges(answer.headers.get_list("www-authenticate"))
+            exchange, _ = await answer.failed()
+            refused, header = header, None
+            if call.body is None or call.body.replayable:
+                header = await self.authorizer.renew(
+                    call.scopes, refused, challenges, first=not made
+                )
+            if header is None or header == refused:
+                raise self.authorizer.refusal(call.purpose, exchange)
+            made = True
+        raise self.authorizer.refusal(call.purpose, exchange)
+
+    async def _redirected(self, call: Call, url: str, header: str | None) -> Answer:
+        home = origin(url)
+        for _ in range(REDIRECT_LIMIT + 1):
+            authorization = header if origin(url) == home else None
+            answer = await self._wire.send(_sent(call, url, authorization))
+            location = answer.headers.get("location")
+            if answer.status not in REDIRECTS or call.method not in ("GET", "HEAD") or not location:
+                return answer
+            await answer.read(TOKEN_LIMIT)
+            url = resolve_location(url, location)
+        raise RemoteProtocolError("too many redirects", exchange=answer.exchange)
+
+
+def _sent(call: Call, url: str, authorization: str | None) -> Sent:
+    headers = call.headers
+    if authorization is not None:
+        headers = (*headers, ("Authorization", authorization))
+    return Sent(call.method, url, headers, call.body, call.receive_timeout)
+
+
+async def connected(link: Link) -> str:
+    """The link's base URL, with its connection errors as `NoAnswer`."""
+    with no_answer_mapped(Exchange("CONNECT", link.host)):
+        return await link.base_url()
+
+
+async def as_failed(answer: Answer, purpose: str) -> Failed:
+    """Read an answer that is an error."""
+    wish = retry_after(answer.headers)
+    exchange, words = await answer.failed()
+    return Failed(failure(purpose, exchange, words), answer.status in TEMPORARY_STATUSES, wish)

@@ -1,0 +1,222 @@
+"""What the other rooms know of a registry: manifests, blobs, uploads. One client per host and build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from asyncbuild.errors import IntegrityError, RemoteProtocolError
+from asyncbuild.image.digest import Digest, InvalidDigest
+from asyncbuild.image.manifest import (
+    Descriptor,
+    Index,
+    InvalidManifest,
+    Manifest,
+    parse_manifest,
+)
+from asyncbuild.image.reference import Reference
+from asyncbuild.registry.auth import Scope, Scopes
+from asyncbuild.registry.bodies import BytesBody
+from asyncbuild.registry.caller import Call, Caller
+from asyncbuild.registry.download import BlobPart, BlobReader, open_part
+from asyncbuild.registry.protocol import (
+    MANIFEST_ACCEPT,
+    MANIFEST_LIMIT,
+    blob_path,
+    manifest_path,
+)
+from asyncbuild.registry.transport import Timeouts
+from asyncbuild.registry.upload import (
+    Mounted,
+    UploadSession,
+    check_digest,
+    push_scopes,
+    start_upload,
+)
+from asyncbuild.registry.wire import Answer
+
+_SMALL = 64 << 10
+SMALL_BLOB_LIMIT = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A manifest or an index as the registry has it; ``digest`` is of ``raw``."""
+
+    raw: bytes
+    media_type: str
+    digest: Digest
+    manifest: Manifest | Index
+
+
+class RegistryClient:
+    """Talks to one registry. May be used by many tasks at once; `Registries` makes and closes it.
+
+    Every method raises `NotAuthorized`, `RateLimited`, `RegistryUnavailable` (after bounded tries) or
+    `RemoteProtocolError`; what else it raises, it says.
+    """
+
+    def __init__(self, registry: str, caller: Caller, timeouts: Timeouts) -> None:
+        self.registry = registry
+        self._caller = caller
+        self._timeouts = timeouts
+
+    def expect(self, repository: str, *actions: str) -> None:
+        """Say ahead what the build will do with ``repository`` (``"pull"``, ``"push"``): everything that
+        is said before the first token request is asked for in that one.
+        """
+        self._caller.authorizer.expect(Scope.of(repository, *(actions or ("pull",))))
+
+    async def resolve(self, reference: Reference) -> Fetched:
+        """The manifest or index that ``reference`` names; raises as `get_manifest`."""
+        return await self.get_manifest(reference.repository, reference.identifier)
+
+    async def get_manifest(self, repository: str, identifier: str | Digest) -> Fetched:
+        """Fetch and decode a manifest by tag or digest.
+
+        Raises `ImageNotFound`; `IntegrityError` if the bytes are not those of a digest.
+        """
+        answer = await self._caller.open(self._manifest_call("GET", repository, identifier, {200}))
+        raw = await answer.read(MANIFEST_LIMIT)
+        media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
+        asked = identifier if isinstance(identifier, Digest) else _digest_or_none(identifier)
+        asked = asked or _digest_or_none(answer.headers.get("docker-content-digest", ""))
+        if asked is not None and not asked.matches(raw):
+            raise IntegrityError(
+                f"the manifest of {repository} is not {asked}", exchange=answer.exchange
+            )
+        try:
+            manifest = parse_manifest(raw, media_type)
+        except InvalidManifest as error:
+            raise RemoteProtocolError(
+                f"{repository}:{identifier} is no image manifest or index: {error}",
+                exchange=answer.exchange,
+            ) from None
+        return Fetched(raw, manifest.media_type, asked or Digest.of(raw), manifest)
+
+    async def head_manifest(self, repository: str, identifier: str | Digest) -> Descriptor | None:
+        """What a tag or digest names, without its bytes; None if the registry has no such manifest.
+
+        Raises `RemoteProtocolError` if the registry does not tell the digest (`get_manifest` does).
+        """
+        statuses = {200, 404}
+        answer = await self._caller.open(
+            self._manifest_call("HEAD", repository, identifier, statuses)
+        )
+        await answer.read(_SMALL)
+        if answer.status == 404:
+            return None
+        digest = _digest_or_none(answer.headers.get("docker-content-digest", ""))
+        length = answer.headers.get("content-length", "")
+        if digest is None or not length.isdigit():
+            raise RemoteProtocolError(
+                "a manifest without its digest or size", exchange=answer.exchange
+            )
+        media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
+        return Descriptor(media_type, digest, int(length))
+
+    def _manifest_call(
+        self, method: str, repository: str, identifier: str | Digest, expected: Iterable[int]
+    ) -> Call:
+        colon = "@" if isinstance(identifier, Digest) or ":" in identifier else ":"
+        return Call(
+            method,
+            manifest_path(repository, str(identifier)),
+            f"pull {repository}{colon}{identifier}",
+            _pull(repository),
+            expected=frozenset(expected),
+            headers=(("Accept", MANIFEST_ACCEPT),),
+        )
+
+    async def get_blob(
+        self, repository: str, descriptor: Descriptor, limit: int = SMALL_BLOB_LIMIT
+    ) -> bytes:
+        """A small blob (a configuration), whole and verified.
+
+        Raises `ImageNotFound`; `IntegrityError` for other bytes than the descriptor names, and for a
+        descriptor of more than ``limit`` bytes.
+        """
+        if descriptor.size > limit:
+            raise IntegrityError(
+                f"blob {descriptor.digest.short} of {repository} has {descriptor.size} bytes, "
+                f"more than the {limit} that are taken into memory"
+            )
+        async with self.open_blob(repository, descriptor) as chunks:
+            data = b"".join([chunk async for chunk in chunks])
+        if not descriptor.digest.matches(data):
+            raise IntegrityError(f"blob {descriptor.digest} of {repository} has another digest")
+        return data
+
+    def open_blob(
+        self, repository: str, descriptor: Descriptor, *, start: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[BlobReader]:
+        """A blob's bytes as they are stored, in chunks of up to half a MiB, only those from ``start`` to
+        before ``end`` if given: ``async with client.open_blob(…) as chunks: async for chunk in chunks``.
+
+        Exactly as many bytes come as asked for, after breaks too, or an error: `IntegrityError` for a blob
+        of another size. The digest is the reader's to check. Entering raises `ImageNotFound`.
+        """
+        stop = descriptor.size if end is None else min(end, descriptor.size)
+        return open_part(self._caller, BlobPart(repository, descriptor, start, stop))
+
+    async def blob_exists(self, repository: str, digest: Digest) -> bool:
+        """Whether the repository has a blob (HEAD)."""
+        call = Call(
+            "HEAD",
+            blob_path(repository, digest),
+            f"look for blob {digest.short} in {repository}",
+            _pull(repository),
+            expected=frozenset({200, 404}),
+        )
+        answer = await self._caller.open(call)
+        await answer.read(_SMALL)
+        return answer.status == 200
+
+    async def mount_or_start_upload(
+        self, repository: str, mount: Digest | None = None, source_repository: str | None = None
+    ) -> Mounted | UploadSession:
+        """Begin to push a blob, in one request.
+
+        With ``mount`` the registry is asked to take the blob from ``source_repository``; that may be
+        ``repository`` itself, which asks whether it is there. If it cannot, this is an upload session.
+        """
+        source = source_repository
+        if mount is not None and source is None:
+            source = repository
+        return await start_upload(
+            self._caller, repository, mount=mount, source=source, commit=self._timeouts.commit
+        )
+
+    async def put_manifest(
+        self, repository: str, identifier: str | Digest, raw: bytes, media_type: str
+    ) -> None:
+        """Push a manifest or an index by tag or digest.
+
+        Raises `ImageNotFound` if it names blobs that the repository does not have, `IntegrityError` if
+        the registry keeps it under another digest.
+        """
+        answer: Answer = await self._caller.open(
+            Call(
+                "PUT",
+                manifest_path(repository, str(identifier)),
+                f"push {repository}:{identifier}",
+                push_scopes(repository),
+                expected=frozenset({200, 201, 202, 204}),
+                headers=(("Content-Type", media_type),),
+                body=BytesBody(raw),
+            )
+        )
+        await answer.read(_SMALL)
+        check_digest(answer, Digest.of(raw))
+
+
+def _pull(repository: str) -> Scopes:
+    return frozenset({Scope.of(repository, "pull")})
+
+
+def _digest_or_none(text: str) -> Digest | None:
+    try:
+        return Digest.parse(text)
+    except InvalidDigest:
+        return None

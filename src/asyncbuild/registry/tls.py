@@ -1,0 +1,106 @@
+"""Whom a TLS connection trusts. The context is made on first use: loading every authority costs 20 to
+70 ms, so the system's directory of authorities, which OpenSSL searches by need, is preferred.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import trio
+
+from asyncbuild.errors import UsageError
+
+_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """Where authorities come from.
+
+    ``certificate_file`` and ``certificate_directory`` replace the system's (SSL_CERT_FILE and
+    SSL_CERT_DIR); ``extra_file`` (PEM) is trusted besides. Without ``verify`` everything is trusted.
+    """
+
+    verify: bool = True
+    extra_file: str | None = None
+    certificate_file: str | None = None
+    certificate_directory: str | None = None
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str], *, verify: bool = True, extra_file: str | None = None
+    ) -> TrustSettings:
+        """Read SSL_CERT_FILE and SSL_CERT_DIR."""
+        return cls(
+            verify,
+            extra_file,
+            environ.get("SSL_CERT_FILE") or None,
+            environ.get("SSL_CERT_DIR") or None,
+        )
+
+
+class Trust:
+    """The TLS context of some `TrustSettings`, made once, in a thread."""
+
+    def __init__(self, settings: TrustSettings) -> None:
+        self.settings = settings
+        self._context: ssl.SSLContext | None = None
+        self._lock = trio.Lock()
+
+    async def context(self) -> ssl.SSLContext:
+        """The context; raises `UsageError` for a file of authorities that cannot be read."""
+        async with self._lock:
+            if self._context is None:
+                self._context = await trio.to_thread.run_sync(make_context, self.settings)
+            return self._context
+
+
+def make_context(settings: TrustSettings) -> ssl.SSLContext:
+    """A client's context for HTTP/1.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["http/1.1"])
+    if not settings.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    _load_system(context, settings)
+    if settings.extra_file is not None:
+        _load(context, settings.extra_file)
+    return context
+
+
+def _load_system(context: ssl.SSLContext, settings: TrustSettings) -> None:
+    if settings.certificate_file or settings.certificate_directory:
+        if settings.certificate_file:
+            _load(context, settings.certificate_file)
+        if settings.certificate_directory:
+            context.load_verify_locations(capath=settings.certificate_directory)
+        return
+    paths = ssl.get_default_verify_paths()
+    if _is_hashed(paths.openssl_capath):
+        context.load_verify_locations(capath=paths.openssl_capath)
+    elif os.path.isfile(paths.openssl_cafile):
+        _load(context, paths.openssl_cafile)
+    else:
+        import certifi  # noqa: PLC0415  (only where the system has no authorities: slim containers)
+
+        _load(context, certifi.where())
+
+
+def _is_hashed(directory: str) -> bool:
+    """Whether OpenSSL finds authorities in ``directory`` by their subject's hash."""
+    try:
+        return any(_HASHED.fullmatch(name) for name in os.listdir(directory))
+    except OSError:
+        return False
+
+
+def _load(context: ssl.SSLContext, path: str) -> None:
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as error:
+        raise UsageError(f"certificate authorities in {path}: {error}") from None

@@ -1,0 +1,327 @@
+"""One HTTP exchange over httpx: sent, answered, counted, logged, its exceptions made ours.
+
+This is the edge where foreign exceptions end: above it there are only `errors.RegistryError`s. An
+exchange without an answer is a `NoAnswer`, which says whether asking again can help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import trio
+
+from asyncbuild import __version__
+from asyncbuild.errors import Exchange, RegistryError, RegistryUnavailable, RemoteProtocolError
+from asyncbuild.registry.bodies import Body, Reading
+from asyncbuild.registry.network import HostUnknown, TlsRefused
+from asyncbuild.registry.protocol import read_words, redact
+from asyncbuild.registry.transport import Timeouts
+
+USER_AGENT = f"asyncbuild/{__version__}"
+ERROR_LIMIT = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRecord:
+    """One exchange as it was: the URL redacted, times in seconds of trio's clock, body bytes only.
+
+    ``status`` and ``first_byte`` are None without an answer; ``error`` is "" if it went to its end.
+    """
+
+    method: str
+    url: str
+    status: int | None
+    started: float
+    first_byte: float | None
+    ended: float
+    sent: int
+    received: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What went over the wire: exchanges, body bytes in both directions, connections opened."""
+
+    requests: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    connections: int = 0
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(
+            self.requests + other.requests,
+            self.bytes_received + other.bytes_received,
+            self.bytes_sent + other.bytes_sent,
+            self.connections + other.connections,
+        )
+
+
+OnRequest = Callable[[ExchangeRecord], None]
+
+
+class NoAnswer(RegistryUnavailable):
+    """No whole answer came; ``final`` if asking again cannot help."""
+
+    final = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request: an absolute URL, headers without those that every request has, a body."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Body | None = None
+    receive_timeout: float | None = None
+
+    @property
+    def exchange(self) -> Exchange:
+        """As errors show it, without an answer."""
+        return Exchange(self.method, redact(self.url))
+
+
+class _Upload(httpx.AsyncByteStream):
+    """A request's body for httpx; counts what went."""
+
+    def __init__(self, reading: Reading | None) -> None:
+        self._reading = reading
+        self.sent = 0
+        self.broken: BaseException | None = None
+
+    def __aiter__(self) -> _Upload:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._reading is None:
+            raise StopAsyncIteration
+        try:
+            chunk = await self._reading.next_chunk()
+        except BaseException as error:
+            self.broken = error
+            raise
+        if not chunk:
+            raise StopAsyncIteration
+        self.sent += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+
+
+class Wire:
+    """Sends requests through one httpx client, which lives as long as the build."""
+
+    def __init__(
+        self, transport: httpx.AsyncBaseTransport, timeouts: Timeouts, on_request: OnRequest | None
+    ) -> None:
+        self._client = httpx.AsyncClient(transport=transport, trust_env=False)
+        self._timeouts = timeouts
+        self._on_request = on_request
+        self.statistics = Statistics()
+
+    async def send(self, sent: Sent) -> Answer:
+        """Send and return the answer with its body unread; the caller closes it.
+
+        Raises `NoAnswer`. An exception of the request's own body comes through as it is.
+        """
+        started = trio.current_time()
+        upload = _Upload(sent.body.read() if sent.body is not None else None)
+        request = self._request(sent, upload)
+        try:
+            with no_answer_mapped(sent.exchange, upload):
+                response = await self._client.send(request, stream=True)
+        except BaseException as error:
+            self._finish(sent, (started, None), None, (upload.sent, 0), _reason(error))
+            raise
+        finally:
+            upload.close()
+        first_byte = trio.current_time()
+
+        def finish(received: int, error: str) -> None:
+            status = response.status_code
+            self._finish(sent, (started, first_byte), status, (upload.sent, received), error)
+
+        return Answer(sent, response, finish)
+
+    def _request(self, sent: Sent, upload: _Upload) -> httpx.Request:
+        url = httpx.URL(sent.url)
+        headers = [
+            ("Host", url.netloc.decode("ascii")),
+            ("User-Agent", USER_AGENT),
+            ("Accept-Encoding", "identity"),
+            *sent.headers,
+        ]
+        if sent.body is not None and sent.body.size is None:
+            headers.append(("Transfer-Encoding", "chunked"))
+        elif sent.body is not None or sent.method in ("POST", "PUT", "PATCH"):
+            size = sent.body.size if sent.body is not None else 0
+            headers.append(("Content-Length", str(size)))
+        timeouts = self._timeouts
+        limits: dict[str, Any] = {
+            "connect": timeouts.connect,
+            "read": sent.receive_timeout or timeouts.receive,
+            "write": timeouts.send,
+            "pool": None,
+        }
+        return httpx.Request(
+            sent.method, url, headers=headers, stream=upload, extensions={"timeout": limits}
+        )
+
+    def _finish(
+        self,
+        sent: Sent,
+        times: tuple[float, float | None],
+        status: int | None,
+        moved: tuple[int, int],
+        error: str,
+    ) -> None:
+        self.statistics += Statistics(1, bytes_sent=moved[0], bytes_received=moved[1])
+        if self._on_request is None:
+            return
+        started, first_byte = times
+        ended = trio.current_time()
+        url = redact(sent.url)
+        self._on_request(
+            ExchangeRecord(sent.method, url, status, started, first_byte, ended, *moved, error)
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+
+class Answer:
+    """An answer: status and headers are there, the body is read once, by chunks or whole."""
+
+    def __init__(
+        self, sent: Sent, response: httpx.Response, finish: Callable[[int, str], None]
+    ) -> None:
+        self.sent = sent
+        self.status = response.status_code
+        self.headers = response.headers
+        self._response = response
+        self._finish = finish
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._received = 0
+        self._ended = False
+        self._error = ""
+        self._closed = False
+
+    @property
+    def exchange(self) -> Exchange:
+        """As errors show it."""
+        return Exchange(self.sent.method, redact(self.sent.url), self.status)
+
+    async def next_chunk(self) -> bytes:
+        """The next bytes as they came, b"" at the end; raises `NoAnswer` where the connection breaks."""
+        if self._ended:
+            return b""
+        if self._chunks is None:
+            self._chunks = self._response.aiter_raw()
+        try:
+            with no_answer_mapped(self.exchange):
+                chunk = await anext(self._chunks, b"")
+        except BaseException as error:
+            self._ended = True
+            self._error = _reason(error)
+            raise
+        self._received += len(chunk)
+        self._ended = not chunk
+        return chunk
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, and close; `RemoteProtocolError` beyond ``limit`` bytes."""
+        parts: list[bytes] = []
+        try:
+            while chunk := await self.next_chunk():
+                parts.append(chunk)
+                if self._received > limit:
+                    raise RemoteProtocolError(
+                        f"an answer of more than {limit} bytes", exchange=self.exchange
+                    )
+        finally:
+            await self.aclose()
+        return b"".join(parts)
+
+    async def failed(self) -> tuple[Exchange, Any]:
+        """For an answer that is an error: the exchange with the registry's words, and the words."""
+        body = b""
+        with contextlib.suppress(RegistryError):
+            body = await self.read(ERROR_LIMIT)
+        words = read_words(body)
+        return Exchange(self.sent.method, redact(self.sent.url), self.status, words.text), words
+
+    async def aclose(self) -> None:
+        """Free the connection: for another request if the body was read to its end."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._chunks is not None and not self._ended:
+                self._error = "closed early"
+                await self._break_off(self._chunks)
+        finally:
+            self._finish(self._received, self._error)
+            with trio.CancelScope(shield=True):
+                await self._response.aclose()
+
+    async def _break_off(self, chunks: AsyncIterator[bytes]) -> None:
+        """End the generators of httpx and httpcore from within: the connection is closed under them, and
+        they unwind on its error. Closed from without, the inner ones are left to the garbage collector.
+        """
+        stream = self._response.extensions.get("network_stream")
+        if stream is not None:
+            await stream.aclose()
+        with contextlib.suppress(httpx.HTTPError, httpx.StreamError):
+            async for _ in chunks:
+                pass
+
+
+@contextlib.contextmanager
+def no_answer_mapped(exchange: Exchange, upload: _Upload | None = None) -> Iterator[None]:
+    """Turn httpx's exceptions into `NoAnswer`; those of the request's own body pass."""
+    try:
+        yield
+    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+        if upload is not None and upload.broken is error:
+            raise
+        raise _no_answer(exchange, error) from error
+
+
+def _no_answer(exchange: Exchange, error: Exception) -> NoAnswer:
+    cause = error.__cause__
+    if isinstance(cause, TlsRefused):
+        return _final(
+            f"the certificate is not trusted: {error}",
+            exchange,
+            "name its authority with --registry-certificate or SSL_CERT_FILE, "
+            "or use --insecure for a registry that you trust anyway",
+        )
+    if isinstance(cause, HostUnknown):
+        return _final(f"no such host: {error}", exchange)
+    if isinstance(error, httpx.TimeoutException):
+        return NoAnswer("no answer in time", exchange=exchange)
+    if isinstance(error, httpx.ConnectError):
+        return NoAnswer(f"no connection: {error}", exchange=exchange)
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        return _final(f"not a request: {error}", exchange)
+    return NoAnswer(f"the connection broke: {error}", exchange=exchange)
+
+
+def _final(message: str, exchange: Exchange, hint: str | None = None) -> NoAnswer:
+    error = NoAnswer(message, exchange=exchange, hint=hint)
+    error.final = True
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RegistryError):
+        return error.message
+    return "cancelled" if isinstance(error, trio.Cancelled) else type(error).__name__
