@@ -1,0 +1,193 @@
+"""A file that one task writes while others read it.
+
+Downloads land in one and are unpacked from it; packed layers land in one and are uploaded from it. So
+a slow reader never holds up a fast one, a second destination costs no second pass, and no blob is ever
+whole in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from asyncbuild.build.futures import fresh
+from asyncbuild.errors import StoreError
+
+CHUNK = 1 << 20
+
+
+def _ignore(position: int) -> None:
+    """Nobody wants to know how far it has come."""
+
+
+class GrowingFile:
+    """``path`` holds ``size`` bytes that may be read; ``complete`` once there will be no more."""
+
+    def __init__(self, path: Path, total: int | None = None) -> None:
+        self.path = path
+        self.total = total
+        self.size = 0
+        self.complete = False
+        self._error: BaseException | None = None
+        self._grown = trio.Event()
+        self._descriptor: int | None = None
+
+    @classmethod
+    def whole(cls, path: Path) -> GrowingFile:
+        """A file that is complete already."""
+        grown = cls(path, path.stat().st_size)
+        grown.advance(grown.total or 0)
+        grown.finish()
+        return grown
+
+    def advance(self, size: int) -> None:
+        """``size`` bytes (from the start) are in the file now."""
+        self.size = max(self.size, size)
+        self._wake()
+
+    def finish(self, path: Path | None = None) -> None:
+        """Everything is there; ``path`` is where the file lives from now on."""
+        if path is not None:
+            self.path = path
+        self.complete = True
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no more bytes, because of ``error``; readers raise a copy of it."""
+        self._error = error
+        self._wake()
+
+    def open(self) -> None:
+        """Open for reading once, so that a rename (or a removal) of the file does not matter."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the descriptor for reading."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    async def wait_complete(self) -> None:
+        """Return when everything is there; raise what the writer failed with."""
+        while not self.complete:
+            await self._wait_growth()
+
+    async def write_from(
+        self, chunks: AsyncIterator[bytes], on_progress: Callable[[int], None] = _ignore
+    ) -> None:
+        """Write all ``chunks`` to a new file at ``path`` and finish; fails readers on any error."""
+        try:
+            await self._write(chunks, on_progress)
+        except BaseException as error:
+            self.fail(error if isinstance(error, Exception) else trio.BrokenResourceError())
+            raise
+        self.finish()
+
+    async def _write(
+        self, chunks: AsyncIterator[bytes], on_progress: Callable[[int], None]
+    ) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.open()
+        try:
+            async for chunk in chunks:
+                await trio.to_thread.run_sync(_write_all, descriptor, chunk, self.path)
+                self.advance(self.size + len(chunk))
+                on_progress(self.size)
+        finally:
+            os.close(descriptor)
+
+    def tail(self, on_progress: Callable[[int], None] = _ignore) -> Tail:
+        """Read from the start, waiting for what is not there yet; ``on_progress`` gets the position."""
+        return Tail(self, on_progress)
+
+    async def wait_size(self, size: int) -> None:
+        """Return when more than ``size`` bytes are there, or all of them."""
+        while not self.complete and self.size <= size:
+            await self._wait_growth()
+
+    async def read_at(self, position: int) -> bytes:
+        """The next bytes from ``position`` on, at most a MiB; empty at the end."""
+        await self.wait_size(position)
+        want = min(CHUNK, self.size - position)
+        if want <= 0:
+            return b""
+        data = await trio.to_thread.run_sync(self._read, want, position)
+        if not data:
+            raise StoreError(f"{self.path} is shorter than what was written to it")
+        return data
+
+    def _read(self, count: int, position: int) -> bytes:
+        self.open()
+        assert self._descriptor is not None
+        return os.pread(self._descriptor, count, position)
+
+    async def _wait_growth(self) -> None:
+        if self._error is not None:
+            raise fresh(self._error) from self._error
+        await self._grown.wait()
+        if self._error is not None:
+            raise fresh(self._error) from self._error
+
+    def _wake(self) -> None:
+        self._grown.set()
+        self._grown = trio.Event()
+
+
+class Tail:
+    """One reading of a growing file: an async iterator, not a generator, so it may be left half read."""
+
+    def __init__(self, file: GrowingFile, on_progress: Callable[[int], None]) -> None:
+        self._file = file
+        self._on_progress = on_progress
+        self.position = 0
+
+    def __aiter__(self) -> Tail:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self.next_chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def next_chunk(self) -> bytes:
+        """The next bytes, b"" at the end; asking for more says that the last ones are dealt with."""
+        self._on_progress(self.position)
+        chunk = await self._file.read_at(self.position)
+        self.position += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Nothing to free: the file closes its descriptor."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingBody:
+    """A growing file whose final size (bytes) is known, as what a request carries; can be sent again."""
+
+    file: GrowingFile
+    size: int
+    on_progress: Callable[[int], None] = _ignore
+
+    @property
+    def replayable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self) -> Tail:
+        """From the first byte."""
+        return self.file.tail(self.on_progress)
+
+
+def _write_all(descriptor: int, data: bytes, path: Path) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
