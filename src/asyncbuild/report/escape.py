@@ -22,6 +22,8 @@ _CONTROLS = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
+_CONTINUED = re.compile(r"\\[ \t]*\r?\n")
+
 
 def printable(text: str) -> str:
     r"""``text`` on one line with every character visible: a newline shows as ``\n``, ESC as ``\x1b``."""
@@ -39,8 +41,11 @@ def stripped(text: str) -> str:
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """An instruction or a message on one line, white space folded, at most ``limit`` characters."""
-    folded = printable(" ".join(text.split()))
+    """An instruction or a message on one line of at most ``limit`` characters.
+
+    White space is folded, and the backslash of a continued line with it.
+    """
+    folded = printable(" ".join(_CONTINUED.sub(" ", text).split()))
     return folded if len(folded) <= limit else f"{folded[: limit - 3]}..."
 
 

@@ -77,10 +77,14 @@ class Transfer:
     serial: int = 0
 
     @property
+    def blob(self) -> str:
+        """How the blob is called in output: ``layer 0123456789ab``."""
+        return f"{self.what} {self.digest.short if self.digest else f'new-{self.serial}'}"
+
+    @property
     def label(self) -> str:
         """How a transfer is called in output: ``pull layer 0123456789ab``."""
-        name = self.digest.short if self.digest else f"new-{self.serial}"
-        return f"{self.direction.value} {self.what} {name}"
+        return f"{self.direction.value} {self.blob}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from typing import TextIO
 
 from asyncbuild.report.escape import one_line, printable
 from asyncbuild.report.events import (
+    BuildFailed,
+    BuildFinished,
     Event,
     RunOutput,
     Step,
@@ -32,7 +34,7 @@ from asyncbuild.report.events import (
 )
 from asyncbuild.report.lines import LineJoiner
 from asyncbuild.report.stream import Output
-from asyncbuild.report.wording import outcome, sentence, size
+from asyncbuild.report.wording import outcome, sentence, size, transfer_words
 
 PROGRESS_EVERY = 5.0
 _LABEL = 16
@@ -66,6 +68,8 @@ class PlainReporter:
             case _:
                 if isinstance(event, TransferFinished):
                     self._totals.pop(event.transfer, None)
+                if isinstance(event, BuildFinished | BuildFailed):
+                    self._flush_all()
                 self._line(*sentence(event))
 
     def tick(self) -> None:
@@ -73,6 +77,9 @@ class PlainReporter:
 
     def close(self) -> None:
         """Write the lines that no newline ended."""
+        self._flush_all()
+
+    def _flush_all(self) -> None:
         for step in {step: None for step, _ in self._joiners}:
             self._flush(step)
 
@@ -100,4 +107,5 @@ class PlainReporter:
             return
         self._totals[event.transfer] = total, now
         whole = f" of {size(total)}" if total else ""
-        self._line(printable(event.transfer.label), f"{size(event.done)}{whole} so far")
+        label, blob = transfer_words(event.transfer)
+        self._line(label, f"{blob}: {size(event.done)}{whole} so far")

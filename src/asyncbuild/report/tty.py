@@ -51,7 +51,7 @@ class TtyReporter:
         """Draw the view as it is now."""
         if not self._closed:
             columns, rows = self._size()
-            self._draw(columns, self._view.frame(self._clock(), max(rows - 1, 2)))
+            self._draw(columns, self._view.frame(self._clock(), max(rows - 1, 1)))
 
     def close(self) -> None:
         """Erase the live part and leave the lines that stay."""

@@ -105,7 +105,10 @@ class View:
             case TransferFinished():
                 self._moving.pop(event.transfer, None)
                 self.moved[event.transfer.direction] += event.moved
-            case ImageResolved() | ImagePushed() | OutputWritten():
+            case ImageResolved():
+                text = f" => resolve {printable(str(event.reference))}"
+                self._finished.append(Line(text, duration(event.seconds), Tone.GOOD))
+            case ImagePushed() | OutputWritten():
                 self._keep(" ".join(sentence(event)), Tone.GOOD)
             case WarningRaised():
                 self._keep(": ".join(sentence(event)), Tone.WARNING)

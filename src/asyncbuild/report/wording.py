@@ -18,6 +18,7 @@ from asyncbuild.report.events import (
     StageFinished,
     StageStarted,
     Statistics,
+    Transfer,
     TransferFinished,
     TransferOutcome,
     WarningRaised,
@@ -96,12 +97,13 @@ def sentence(event: Sentence) -> tuple[str, str]:
         case StageFinished():
             return f"[{printable(event.stage)}]", f"stage done in {duration(event.seconds)}"
         case TransferFinished():
-            return printable(event.transfer.label), _transfer(event)
+            label, blob = transfer_words(event.transfer)
+            return label, f"{blob}{_transfer(event)}"
         case LayerUnpacked():
             what = f"{plural(event.entries, 'entry')}, {size(event.size)}".replace(
                 "entrys", "entries"
             )
-            return f"unpack {event.diff_id.short}", f"{what} in {duration(event.seconds)}"
+            return "unpack", f"layer {event.diff_id.short}: {what} in {duration(event.seconds)}"
         case LayerPacked():
             what = (
                 f"layer {event.digest.short}: {size(event.unpacked)}, {size(event.size)} compressed"
@@ -121,19 +123,24 @@ def sentence(event: Sentence) -> tuple[str, str]:
             return how, f"{step}{one_line(event.summary)}"
 
 
+def transfer_words(transfer: Transfer) -> tuple[str, str]:
+    """The direction, and which blob: ``pull`` and ``layer 0123456789ab``."""
+    return transfer.direction.value, printable(transfer.blob)
+
+
 def _transfer(event: TransferFinished) -> str:
     came = event.transfer.direction is Direction.PULL
     registry = printable(event.transfer.registry)
     match event.outcome:
         case TransferOutcome.MOUNTED:
-            return f"mounted at {registry}"
+            return f" mounted at {registry}"
         case TransferOutcome.EXISTS:
-            return "is here already" if came else f"is at {registry} already"
+            return " is here already" if came else f" is at {registry} already"
         case TransferOutcome.FAILED:
-            return f"failed after {size(event.moved)}, {'from' if came else 'to'} {registry}"
+            return f" failed after {size(event.moved)}, {'from' if came else 'to'} {registry}"
         case TransferOutcome.MOVED:
             took = f"{duration(event.seconds)}{speed(event.moved, event.seconds)}"
-            return f"{size(event.moved)} {'from' if came else 'to'} {registry} in {took}"
+            return f": {size(event.moved)} {'from' if came else 'to'} {registry} in {took}"
 
 
 def outcome(how: Outcome, seconds: float) -> str:
