@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
@@ -30,7 +30,7 @@ _MAGIC: Final = {
     "xz": b"\xfd7zXZ\0",
     "bzip2": b"BZh",
 }
-_ISAL_ERROR: Final[type[Exception]] = igzip_lib.IsalError
+_ISAL_ERROR: Final = cast("type[Exception]", igzip_lib.IsalError)  # the stub has an instance
 _LONGEST_MAGIC: Final = max(map(len, _MAGIC.values()))
 
 
