@@ -79,7 +79,7 @@ class RunSpec:
 
     ``environment`` is exactly what the command gets (PATH and HOME are the caller's to add).
     ``working_directory`` is made, owned by the user, if it is missing. ``groups`` are the supplementary
-    groups. ``lower_directories`` are absolute, the topmost layer first, in overlayfs's format.
+    groups. Paths are absolute. ``lower_directories`` begin with the topmost layer, in overlayfs's format.
     ``upper`` is an empty directory and gets exactly what the command changes (its own attributes
     become those of the root). ``work`` is an empty directory on the same file system, which is left
     full of rubbish: remove it. ``extra_hosts`` are (name, address). ``resolv_conf`` is this machine's
@@ -105,6 +105,9 @@ class RunSpec:
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
             raise ValueError("a RUN needs a program")
+        for path in (self.upper, self.work, *self.lower_directories):
+            if not path.is_absolute():
+                raise ValueError(f"{path} is not absolute")
         if not self.working_directory.startswith("/"):
             raise ValueError(f"the working directory {self.working_directory!r} is not absolute")
         for file in self.files:
