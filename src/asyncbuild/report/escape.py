@@ -37,6 +37,8 @@ def printable(text: str) -> str:
 
 def stripped(text: str) -> str:
     """``text`` without escape sequences and control characters; tabs stay."""
+    if text.isprintable():
+        return text
     return _CONTROLS.sub("", _SEQUENCES.sub("", text))
 
 

@@ -84,15 +84,19 @@ class PlainReporter:
             self._flush(step)
 
     def _line(self, label: str, text: str) -> None:
-        time = f"{self._clock() - self._start:.1f}s"
-        self._output.write(f"{time:>8} {label:<{_LABEL}} {text}".rstrip() + "\n")
+        self._output.write(f"{self._front(label)}{text}\n")
 
     def _step(self, step: Step, text: str) -> None:
-        self._line(f"[{printable(step.label)}]", text)
+        self._line(_step_label(step), text)
 
     def _run_lines(self, step: Step, lines: list[str]) -> None:
-        for line in lines:
-            self._step(step, f"| {line}")
+        """Write a command's lines at once: a busy compiler makes thousands in a second."""
+        front = self._front(_step_label(step))
+        self._output.write("".join(f"{front}| {line}".rstrip() + "\n" for line in lines))
+
+    def _front(self, label: str) -> str:
+        time = f"{self._clock() - self._start:.1f}s"
+        return f"{time:>8} {label:<{_LABEL}} "
 
     def _flush(self, step: Step) -> None:
         for stream in Stream:
@@ -109,3 +113,7 @@ class PlainReporter:
         whole = f" of {size(total)}" if total else ""
         label, blob = transfer_words(event.transfer)
         self._line(label, f"{blob}: {size(event.done)}{whole} so far")
+
+
+def _step_label(step: Step) -> str:
+    return f"[{printable(step.label)}]"
