@@ -9,12 +9,14 @@ and ``seed``, the storage of a docker-registry that already holds all of them (`
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,16 +52,13 @@ _INSTALL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """One base as it lies in the seed registry; sizes in bytes, compressed."""
+class BaseLayer:
+    """One layer of a base: bytes compressed, bytes of the files in it, number of tar entries."""
 
-    name: str
-    layer_sizes: tuple[int, ...]
-
-    @property
-    def compressed(self) -> int:
-        """All layers together."""
-        return sum(self.layer_sizes)
+    digest: str
+    size: int
+    unpacked: int
+    entries: int
 
 
 def cache_directory() -> Path:
@@ -72,10 +71,10 @@ def seed_directory() -> Path:
     return cache_directory() / "seed"
 
 
-def load_bases() -> dict[str, Base]:
-    """The bases that `make_bases` made, by name."""
+def load_bases() -> dict[str, tuple[BaseLayer, ...]]:
+    """The layers of the bases that `make_bases` made, by the base's name; siblings share layers."""
     records = json.loads((cache_directory() / "bases.json").read_text())
-    return {name: Base(name, tuple(sizes)) for name, sizes in records.items()}
+    return {name: tuple(BaseLayer(**layer) for layer in layers) for name, layers in records.items()}
 
 
 def apt_mirror() -> tuple[str, str]:
@@ -178,14 +177,32 @@ def _build(cache: Path, name: str, layers: tuple[str, ...]) -> None:
 def _seed(cache: Path) -> None:
     """Push every base into a docker-registry's storage and note what each consists of."""
     shutil.rmtree(cache / "seed", ignore_errors=True)
-    records = {}
     with Registry(cache / "seed") as registry:
         for name in ("many", *SIBLINGS):
             source, target = f"oci:{cache / 'layout'}:{name}", f"{registry.address}/bases/{name}:1"
             _run("skopeo", "copy", "-q", "--dest-tls-verify=false", source, f"docker://{target}")
-            raw = _run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{target}")
-            records[name] = [layer["size"] for layer in json.loads(raw)["layers"]]
+    describe_bases(cache)
+
+
+def describe_bases(cache: Path) -> None:
+    """Write ``bases.json`` from the OCI layout."""
+    blobs = cache / "layout/blobs/sha256"
+    index = json.loads((cache / "layout/index.json").read_text())
+    records = {}
+    for image in index["manifests"]:
+        name = image["annotations"]["org.opencontainers.image.ref.name"]
+        manifest = json.loads((blobs / image["digest"].removeprefix("sha256:")).read_text())
+        records[name] = [
+            _describe_layer(blobs, layer["digest"], layer["size"]) for layer in manifest["layers"]
+        ]
     (cache / "bases.json").write_text(json.dumps(records, indent=1))
+
+
+@functools.cache
+def _describe_layer(blobs: Path, digest: str, size: int) -> dict[str, object]:
+    with tarfile.open(blobs / digest.removeprefix("sha256:")) as archive:
+        sizes = [entry.size for entry in archive]
+    return {"digest": digest, "size": size, "unpacked": sum(sizes), "entries": len(sizes)}
 
 
 def _run(*arguments: str) -> str:

@@ -108,7 +108,7 @@ class FarLink:
         return f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         wait_until_listening(self.port, self._process)
         return self
 

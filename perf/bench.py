@@ -1,0 +1,226 @@
+"""The bench: jobs over links by tools, interleaved, with medians. ``perf/run --help`` tells its
+arguments.
+
+Every measured run is cold unless ``--state warm`` is asked: a fresh store, a fresh registry that holds
+the bases and nothing else. Repeats are interleaved (A B A B), so that a busy minute of the machine
+meets every tool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from perf.bases import cache_directory, load_bases, make_bases, seed_directory
+from perf.farsite import FarLink, Link, Registry, copy_of_seed, free_port
+from perf.jobs import JOBS, Job, lay_out
+from perf.measure import Cell, Usage, measure
+from perf.requests import Traffic, read_log
+from perf.results import Run, write_results
+from perf.tools import Build, Tool, environment, known_tools
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One job by one tool over one link from one state."""
+
+    job: Job
+    tool: Tool
+    link: Link
+    state: str
+
+    @property
+    def name(self) -> str:
+        """As files of the case are called."""
+        return f"{self.job.name}-{self.tool.name}-{self.link.rtt * 1000:.0f}ms-{self.state}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where the bench stands: scratch on tmpfs, results, and the near port, the same for the whole
+    bench.
+    """
+
+    scratch: Path
+    results: Path
+    port: int
+
+
+@contextlib.contextmanager
+def far_registry(stand: Stand, link: Link, log: Path) -> Iterator[Path]:
+    """A fresh registry behind the link at the stand's port; yields its storage."""
+    storage = stand.scratch / "registry"
+    copy_of_seed(seed_directory(), storage)
+    with Registry(storage) as registry, FarLink(registry.address, link, log, stand.port):
+        yield storage
+    shutil.rmtree(storage)
+
+
+def run_case(case: Case, stand: Stand, repeat: int) -> Run:
+    """One measured run, and what the registry saw of it."""
+    state = stand.scratch / "state"
+    state.mkdir()
+    near = f"127.0.0.1:{stand.port}"
+    build = Build(lay_out(case.job, near), near, f"built/{case.job.name.lower()}", state)
+    output = stand.results / "logs" / f"{case.name}-{repeat}.log"
+    requests = stand.results / "requests" / f"{case.name}-{repeat}.jsonl"
+    try:
+        if case.state == "warm":
+            with far_registry(stand, Link(0), state / "warm-up.jsonl"):
+                _measured(case.tool, build, output)
+        with far_registry(stand, case.link, requests) as storage:
+            usage = _measured(case.tool, build, output)
+            tag = (
+                storage
+                / "docker/registry/v2/repositories"
+                / build.repository
+                / "_manifests/tags/1/current/link"
+            )
+            arrived = tag.exists()
+        traffic = read_log(requests, usage.started)
+    finally:
+        _remove(state)
+    return _as_run(case, repeat, usage, traffic, arrived=arrived)
+
+
+def _measured(tool: Tool, build: Build, output: Path) -> Usage:
+    cell = Cell()
+    try:
+        with tool.running(build, cell):
+            return measure(
+                tool.command(build), environment=environment(build), log=output, cell=cell
+            )
+    finally:
+        cell.close()
+
+
+def _as_run(case: Case, repeat: int, usage: Usage, traffic: Traffic, *, arrived: bool) -> Run:
+    return Run(
+        job=case.job.name,
+        tool=case.tool.name,
+        rtt=case.link.rtt,
+        state=case.state,
+        repeat=repeat,
+        succeeded=usage.exit_code == 0 and arrived,
+        started=usage.started,
+        wall=usage.wall,
+        cpu=usage.cpu,
+        peak_rss=usage.peak_rss,
+        peak_pss=usage.peak_pss,
+        requests=len(traffic.requests),
+        connections=len(traffic.connections),
+        up=traffic.up,
+        down=traffic.down,
+    )
+
+
+def _remove(state: Path) -> None:
+    """Remove a tool's state; what it may have left mounted is unmounted first."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for target in sorted((path for path in mounted if path.startswith(f"{state}/")), reverse=True):
+        os.system(f"umount -l '{target}'")
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _listed(text: str) -> list[str]:
+    return text.split(",")
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """What to run; lists are separated by commas."""
+    parser = argparse.ArgumentParser(prog="perf/run", description=__doc__)
+    tools = known_tools()
+    parser.add_argument("--jobs", type=_listed, default=list(JOBS), help=f"of {','.join(JOBS)}")
+    parser.add_argument(
+        "--tools", type=_listed, default=["asyncbuild", "buildah"], help=f"of {','.join(tools)}"
+    )
+    parser.add_argument(
+        "--rtts", type=_listed, default=["0", "100"], help="round trips in milliseconds"
+    )
+    parser.add_argument(
+        "--states", type=_listed, default=["cold"], help="of cold,warm (warm: the tool's own store)"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bandwidth", type=float, default=Link(0).bandwidth, help="bytes a second")
+    parser.add_argument(
+        "--per-connection", type=float, default=Link(0).per_connection, help="bytes a second"
+    )
+    parser.add_argument("--window", type=int, default=Link(0).window, help="bytes")
+    parser.add_argument(
+        "--name", default=time.strftime("%Y-%m-%dT%H%M"), help="folder in perf/results"
+    )
+    parser.add_argument("--keep-going", action="store_true", help="note a failed run and go on")
+    return parser.parse_args(arguments)
+
+
+def cases(options: argparse.Namespace) -> Iterator[list[Case]]:
+    """The cases that are compared with each other, group by group."""
+    tools = known_tools()
+    for job in options.jobs:
+        for state in options.states:
+            for rtt in options.rtts:
+                link = Link(
+                    float(rtt) / 1000, options.bandwidth, options.per_connection, options.window
+                )
+                yield [Case(JOBS[job], tools[name], link, state) for name in options.tools]
+
+
+def machine(options: argparse.Namespace) -> dict[str, object]:
+    """What the results are true for."""
+    tools = known_tools()
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "load_before": os.getloadavg()[0],
+        "bandwidth": options.bandwidth,
+        "per_connection": options.per_connection,
+        "window": options.window,
+        "versions": {name: tools[name].version() for name in options.tools},
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench; 1 when a run failed."""
+    options = parse_arguments(arguments)
+    make_bases()
+    results = RESULTS / options.name
+    for part in ("logs", "requests"):
+        (results / part).mkdir(parents=True, exist_ok=True)
+    scratch = cache_directory() / f"bench-{os.getpid()}"
+    scratch.mkdir(parents=True)
+    stand = Stand(scratch, results, free_port())
+    facts = machine(options)
+    runs: list[Run] = []
+    try:
+        for group in cases(options):
+            for repeat in range(1, options.repeats + 1):
+                for case in group:
+                    runs.append(run_case(case, stand, repeat))
+                    print(runs[-1].line(), file=sys.stderr, flush=True)
+                    if not runs[-1].succeeded and not options.keep_going:
+                        raise SystemExit(f"perf: {case.name} failed, see {results}/logs")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if runs:
+            (results / "results.json").write_text(
+                json.dumps({"machine": facts, "runs": [asdict(run) for run in runs]}, indent=1)
+            )
+            write_results(results, facts, runs, load_bases())
+            print(f"perf: results in {results}", file=sys.stderr)
+    return 0 if all(run.succeeded for run in runs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,246 @@
+"""The builders that the bench runs, each as a person would start it for the same result.
+
+A tool gets a state directory of its own (its store; fresh in a cold run) and one command line per
+build. buildah is Debian's. kaniko and BuildKit take part where ``PERF_KANIKO``, or ``PERF_BUILDKITD``
+and ``PERF_BUILDCTL``, name their programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from perf.measure import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One build: a context with a Dockerfile, a destination at ``registry`` (``host:port``), the tool's
+    state.
+    """
+
+    context: Path
+    registry: str
+    repository: str
+    state: Path
+
+    @property
+    def destination(self) -> str:
+        """The reference that is pushed."""
+        return f"{self.registry}/{self.repository}:1"
+
+
+class Tool(Protocol):
+    """A builder; ``version`` is what its own program says."""
+
+    name: str
+
+    def version(self) -> str:
+        """One line."""
+        ...
+
+    def command(self, build: Build) -> list[str]:
+        """What builds and pushes."""
+        ...
+
+    def running(self, build: Build, cell: Cell) -> contextlib.AbstractContextManager[None]:
+        """Whatever must be up before the clock starts (a daemon goes into ``cell``)."""
+        ...
+
+
+def environment(build: Build) -> dict[str, str]:
+    """The tools' environment: nothing of the caller's configuration, temporary files on tmpfs."""
+    home = build.state / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    passed = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return {**passed, "HOME": str(home), "TMPDIR": str(build.state), "BUILDAH_ISOLATION": "chroot"}
+
+
+@contextlib.contextmanager
+def _nothing_running() -> Iterator[None]:
+    yield
+
+
+def _first_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return (done.stdout or done.stderr).strip().splitlines()[0]
+
+
+@dataclass(slots=True)
+class Asyncbuild:
+    """Ours, as installed in the project's virtual environment (or from ``src`` where it is not)."""
+
+    name: str = "asyncbuild"
+    options: tuple[str, ...] = ()
+
+    def _program(self) -> list[str]:
+        installed = Path(sys.prefix) / "bin" / "asyncbuild"
+        if installed.exists():
+            return [str(installed)]
+        source = Path(__file__).resolve().parent.parent / "src"
+        return ["/usr/bin/env", f"PYTHONPATH={source}", sys.executable, "-m", "asyncbuild"]
+
+    def version(self) -> str:
+        return _first_line(*self._program(), "--version")
+
+    def command(self, build: Build) -> list[str]:
+        store = ["--store", str(build.state / "store")]
+        target = ["-t", build.destination, "--progress", "plain"]
+        return [*self._program(), "build", *store, *target, *self.options, str(build.context)]
+
+    def running(self, build: Build, cell: Cell) -> contextlib.AbstractContextManager[None]:
+        del build, cell
+        return _nothing_running()
+
+
+@dataclass(slots=True)
+class Buildah:
+    """Debian's buildah: build with a layer per step as the others do, stages in parallel, then push."""
+
+    name: str = "buildah"
+    driver: str = "overlay"
+    layers: bool = True
+
+    def version(self) -> str:
+        return _first_line("buildah", "--version")
+
+    def command(self, build: Build) -> list[str]:
+        state = build.state
+        stores = ["--root", str(state / "root"), "--runroot", str(state / "run")]
+        buildah = ["buildah", *stores, "--storage-driver", self.driver]
+        flags = [
+            f"--layers={str(self.layers).lower()}",
+            "--jobs=2",
+            "--isolation=chroot",
+            "--tls-verify=false",
+        ]
+        bud = [*buildah, "bud", *flags, "-t", build.destination, str(build.context)]
+        push = [*buildah, "push", "--tls-verify=false", build.destination]
+        return ["/bin/sh", "-c", f"{shlex.join(bud)} && {shlex.join(push)}"]
+
+    def running(self, build: Build, cell: Cell) -> contextlib.AbstractContextManager[None]:
+        del build, cell
+        return _nothing_running()
+
+
+@dataclass(slots=True)
+class Kaniko:
+    """kaniko's executor, in a root of its own: it builds at ``/`` and would empty the machine's."""
+
+    name: str = "kaniko"
+    program: str = field(default_factory=lambda: os.environ["PERF_KANIKO"])
+
+    def version(self) -> str:
+        return _first_line(self.program, "version")
+
+    def command(self, build: Build) -> list[str]:
+        root = build.state / "kaniko-root"
+        insecure = ["--insecure", "--insecure-pull", "--skip-tls-verify"]
+        where = ["--context=dir:///workspace", "--dockerfile=/workspace/Dockerfile"]
+        executor = [
+            "/kaniko/executor",
+            "--force",
+            *where,
+            "--destination",
+            build.destination,
+            *insecure,
+        ]
+        mounts = f"""
+            mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev &&
+            mount --bind {build.context} {root}/workspace && exec chroot {root} {shlex.join(executor)}"""
+        return [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--propagation=private",
+            "/bin/sh",
+            "-c",
+            mounts,
+        ]
+
+    @contextlib.contextmanager
+    def running(self, build: Build, cell: Cell) -> Iterator[None]:
+        del cell
+        root = build.state / "kaniko-root"
+        for name in ("proc", "dev", "workspace", "etc", "kaniko", "tmp"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.program, root / "kaniko/executor")
+        for name in ("resolv.conf", "hosts", "nsswitch.conf"):
+            if Path("/etc", name).exists():
+                shutil.copy(Path("/etc", name), root / "etc" / name)
+        yield
+
+
+@dataclass(slots=True)
+class BuildKit:
+    """buildkitd, up before the clock starts, and buildctl; the daemon's CPU and memory count."""
+
+    name: str = "buildkit"
+    daemon: str = field(default_factory=lambda: os.environ["PERF_BUILDKITD"])
+    client: str = field(default_factory=lambda: os.environ["PERF_BUILDCTL"])
+
+    def version(self) -> str:
+        return _first_line(self.daemon, "--version")
+
+    def _socket(self, build: Build) -> str:
+        return f"unix://{build.state}/buildkitd.sock"
+
+    def command(self, build: Build) -> list[str]:
+        locals_ = [f"--local=context={build.context}", f"--local=dockerfile={build.context}"]
+        output = f"--output=type=image,name={build.destination},push=true,registry.insecure=true"
+        front = ["--frontend=dockerfile.v0", "--progress=plain"]
+        return [self.client, f"--addr={self._socket(build)}", "build", *front, *locals_, output]
+
+    @contextlib.contextmanager
+    def running(self, build: Build, cell: Cell) -> Iterator[None]:
+        config = build.state / "buildkitd.toml"
+        config.write_text(f'[registry."{build.registry}"]\n  http = true\n')
+        places = ["--root", str(build.state / "buildkit"), "--addr", self._socket(build)]
+        worker = [
+            "--oci-worker=true",
+            "--containerd-worker=false",
+            "--oci-worker-snapshotter=overlayfs",
+        ]
+        with (build.state / "buildkitd.log").open("wb") as log:
+            command = [self.daemon, "--config", str(config), *places, *worker]
+            daemon = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            cell.adopt(daemon.pid)
+            ready = [self.client, f"--addr={self._socket(build)}", "debug", "workers"]
+            deadline = time.monotonic() + 30
+            while subprocess.run(ready, capture_output=True, check=False).returncode:
+                if time.monotonic() > deadline or daemon.poll() is not None:
+                    raise SystemExit(
+                        f"perf: buildkitd does not answer, see {build.state}/buildkitd.log"
+                    )
+                time.sleep(0.1)
+            yield
+        finally:
+            daemon.terminate()
+            daemon.wait()
+
+
+def known_tools() -> dict[str, Tool]:
+    """Every tool that can take part on this machine, by name."""
+    found: list[Tool] = [Asyncbuild()]
+    if shutil.which("buildah"):
+        found += [
+            Buildah(),
+            Buildah("buildah-squash", layers=False),
+            Buildah("buildah-vfs", driver="vfs"),
+        ]
+    if os.environ.get("PERF_KANIKO"):
+        found.append(Kaniko())
+    if os.environ.get("PERF_BUILDKITD") and os.environ.get("PERF_BUILDCTL"):
+        found.append(BuildKit())
+    return {tool.name: tool for tool in found}
