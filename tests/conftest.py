@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,19 @@ def many_layer_base(registry: DockerRegistry) -> str:
     """Busybox under a dozen small layers."""
     bases.many_layer_image().push(registry, "base/many")
     return f"{registry.host}/base/many:latest"
+
+
+@pytest.fixture(scope="session")
+def small_bases(
+    busybox_base: str, docker_base: str, multiarch_base: str, many_layer_base: str
+) -> Mapping[str, str]:
+    """The references of all bases that are quick to make, by their names."""
+    return {
+        "busybox": busybox_base,
+        "busybox-docker": docker_base,
+        "multi": multiarch_base,
+        "many": many_layer_base,
+    }
 
 
 @pytest.fixture(scope="session")

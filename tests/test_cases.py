@@ -1,0 +1,145 @@
+"""Every directory of ``cases``: built by the command line, pushed, and judged by skopeo and umoci."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.cases import (
+    Case,
+    config_differences,
+    context_state,
+    history_differences,
+    image_reference,
+    layer_differences,
+    load_case,
+    make_context,
+    push_images,
+    request_differences,
+    tree_differences,
+)
+from support.pulled import Pulled, Tree, inspect_config, pull, read_tree, unpack
+from support.registry import DockerRegistry
+
+pytestmark = pytest.mark.integration
+
+CASES = [load_case(path.parent) for path in sorted(Path(__file__).parent.glob("cases/*/case.json"))]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base image as it was pulled and unpacked once."""
+
+    pulled: Pulled
+    tree: Tree
+
+
+@pytest.fixture(scope="module")
+def store(session_path: Path) -> Path:
+    """The store that all cases share, as builds on one machine do."""
+    return session_path / "store"
+
+
+@pytest.fixture(scope="module")
+def bases(small_bases: Mapping[str, str], session_path: Path) -> Mapping[str, Base]:
+    """What is in the session's bases, by the names that cases use."""
+    found = {}
+    for name, reference in small_bases.items():
+        directory = session_path / f"base-{name}"
+        directory.mkdir()
+        pulled = pull(reference, directory)
+        found[name] = Base(pulled, read_tree(unpack(pulled, directory)))
+    return found
+
+
+def base_of(
+    case: Case, registry: DockerRegistry, bases: Mapping[str, Base], directory: Path
+) -> Base | None:
+    """What the case's result is compared with."""
+    if case.base is None or case.base in bases:
+        return None if case.base is None else bases[case.base]
+    directory.mkdir()
+    pulled = pull(image_reference(case, registry, case.base), directory)
+    return Base(pulled, read_tree(unpack(pulled, directory)))
+
+
+def build(
+    case: Case, context: Path, reference: str, store: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line; its standard output and error are kept apart."""
+    command = [sys.executable, "-m", "asyncbuild", "build", "--tag", reference]
+    command += ["--store", str(store), "--progress", "plain"]
+    command += ["--metadata-file", str(context.parent / "metadata.json")]
+    environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    return subprocess.run(
+        [*command, *case.args, str(context)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=context.parent,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(
+    case: Case,
+    registry: DockerRegistry,
+    bases: Mapping[str, Base],
+    store: Path,
+    shm_path: Path,
+) -> None:
+    """The build ends as the case says, and so do the image, its files and the requests it took."""
+    push_images(case, registry)
+    context = make_context(case, registry, shm_path)
+    base = base_of(case, registry, bases, shm_path / "base")
+    before = context_state(context)
+    mark = registry.mark()
+    reference = f"{registry.host}/built/{case.name}:latest"
+    done = build(case, context, reference, shm_path / "store" if case.fresh else store)
+    told = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode in case.exit, told
+    assert context_state(context) == before, "the context was touched"
+    assert [text for text in case.error if text not in done.stderr] == [], told
+    assert [text for text in case.output if text not in done.stdout + done.stderr] == [], told
+    if case.line is not None:
+        assert re.search(rf"Dockerfile:{case.line}\b", done.stderr), told
+    layers = [layer["digest"] for layer in base.pulled.manifest["layers"]] if base else []
+    assert request_differences(case, registry.requests(mark), layers) == []
+    if done.returncode == 0:
+        digest = json.loads((shm_path / "metadata.json").read_text())["containerimage.digest"]
+        check_image(case, registry, base, shm_path)
+        assert pull_digest(registry, case) == digest
+
+
+def pull_digest(registry: DockerRegistry, case: Case) -> str:
+    """The digest that the registry has under the tag."""
+    accept = "application/vnd.oci.image.manifest.v1+json"
+    accept += ", application/vnd.docker.distribution.manifest.v2+json"
+    path = f"/v2/built/{case.name}/manifests/latest"
+    return registry.call("HEAD", path, headers={"Accept": accept})[1]["docker-content-digest"]
+
+
+def check_image(case: Case, registry: DockerRegistry, base: Base | None, directory: Path) -> None:
+    """Pull, unpack, and compare everything that the case says."""
+    reference = f"{registry.host}/built/{case.name}:latest"
+    pulled = pull(reference, directory)
+    tree = read_tree(unpack(pulled, directory))
+    configuration = inspect_config(reference)
+    base_layers = len(base.pulled.manifest["layers"]) if base else 0
+    base_lines = len(base.pulled.configuration["history"]) if base else 0
+    differences = [
+        *tree_differences(case, tree, base.tree if base else {}),
+        *config_differences(case, configuration),
+        *history_differences(case, configuration, base_lines),
+        *layer_differences(case, pulled, base_layers),
+    ]
+    assert differences == []
