@@ -13,7 +13,7 @@ from typing import Protocol
 
 import trio
 
-from asyncbuild.errors import Exchange, NotAuthorized
+from asyncbuild.errors import Exchange, NotAuthorized, RegistryError
 from asyncbuild.registry.auth import (
     Credential,
     Grant,
@@ -46,6 +46,10 @@ class Realms:
     def get(self, host: str) -> Challenge | None:
         """What ``host`` asks for, if it is known."""
         return self._challenges.get(host)
+
+    def forget(self, host: str) -> None:
+        """Know nothing of ``host``."""
+        self._challenges.pop(host, None)
 
 
 class TokenService(Protocol):
@@ -81,6 +85,7 @@ class Authorizer:
         self._expected: Scopes = frozenset()
         self._grants: list[Grant] = []
         self._one_by_one = False
+        self._challenged = False
         self._credential: Credential | None = None
         self._lock = trio.Lock()
 
@@ -95,10 +100,19 @@ class Authorizer:
         return challenge.get("realm") if challenge and challenge.scheme == "bearer" else ""
 
     async def header(self, needed: Scopes) -> str | None:
-        """The header for a request that needs ``needed``; None while the host has asked for none."""
+        """The header for a request that needs ``needed``; None while the host has asked for none.
+
+        What is only remembered of the host may be out of date: then it is asked itself.
+        """
         if self._realms.get(self.registry) is None:
             return None
-        return await self._authorization(needed, alone=False)
+        try:
+            return await self._authorization(needed, alone=False)
+        except RegistryError:
+            if self._challenged:
+                raise
+            self._realms.forget(self.registry)
+            return None
 
     async def renew(
         self, needed: Scopes, refused: str | None, challenges: Iterable[Challenge], *, first: bool
@@ -113,6 +127,7 @@ class Authorizer:
         if challenge is None:
             return None
         self._realms.remember(self.registry, challenge)
+        self._challenged = True
         held = next((grant for grant in self._grants if grant.authorization == refused), None)
         if held is None:
             return await self._authorization(needed, alone=False)

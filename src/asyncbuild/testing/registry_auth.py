@@ -76,6 +76,7 @@ class Doorkeeper:
     def __init__(self, access: Access) -> None:
         self.access = access
         self._issued: dict[str, _Issued] = {}
+        self._count = 0
 
     def revoke_all(self) -> None:
         """Forget every token that was handed out."""
@@ -125,7 +126,8 @@ class Doorkeeper:
         refused = access.strict and granted != wanted
         if refused or (not access.joins and len({repository for repository, _ in wanted}) > 1):
             return 403, json.dumps({"details": "not permitted"}).encode()
-        token = f"token-{len(self._issued) + 1}"
+        self._count += 1
+        token = f"token-{self._count}"
         self._issued[token] = _Issued(granted, now + access.lifetime)
         return 200, json.dumps({"token": token, "expires_in": access.lifetime}).encode()
 
