@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from asyncbuild.build.futures import fresh
+from asyncbuild.build.futures import Abandoned, fresh
 from asyncbuild.errors import StoreError
 
 CHUNK = 1 << 20
@@ -49,6 +49,11 @@ class GrowingFile:
         self.size = max(self.size, size)
         self._wake()
 
+    def grown(self, size: int) -> None:
+        """As `advance`, by a writer in another process: what it wrote stays readable through a rename."""
+        self.open()
+        self.advance(size)
+
     def finish(self, path: Path | None = None) -> None:
         """Everything is there; ``path`` is where the file lives from now on."""
         if path is not None:
@@ -58,7 +63,7 @@ class GrowingFile:
 
     def fail(self, error: BaseException) -> None:
         """There will be no more bytes, because of ``error``; readers raise a copy of it."""
-        self._error = error
+        self._error = error if isinstance(error, Exception) else Abandoned(str(self.path))
         self._wake()
 
     def open(self) -> None:
@@ -84,7 +89,7 @@ class GrowingFile:
         try:
             await self._write(chunks, on_progress)
         except BaseException as error:
-            self.fail(error if isinstance(error, Exception) else trio.BrokenResourceError())
+            self.fail(error)
             raise
         self.finish()
 

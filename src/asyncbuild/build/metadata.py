@@ -13,8 +13,7 @@ from asyncbuild.dockerfile.paths import absolute_workdir
 from asyncbuild.dockerfile.shellform import command_line
 from asyncbuild.image.config import Healthcheck, HistoryEntry, ImageConfig, RuntimeConfig
 from asyncbuild.image.platform import Platform
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+from asyncbuild.plan.scope import DEFAULT_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,19 @@ class ImageState:
     @classmethod
     def scratch(cls, platform: Platform) -> ImageState:
         """What FROM scratch starts with (BuildKit's ``emptyImage``)."""
-        return cls(platform, RuntimeConfig(env=(f"PATH={DEFAULT_PATH}",), working_dir="/"))
+        return cls(platform, RuntimeConfig(working_dir="/")).with_path()
 
     @classmethod
     def of_base(cls, config: ImageConfig) -> ImageState:
         """What a base image hands on; its ONBUILD triggers have been taken out by the caller."""
         runtime = replace(config.runtime, on_build=())
-        return cls(config.platform, runtime, config.history, config.author)
+        return cls(config.platform, runtime, config.history, config.author).with_path()
+
+    def with_path(self) -> ImageState:
+        """The same state with a PATH, which every image that is built here has."""
+        if "PATH" in self.runtime.environment:
+            return self
+        return replace(self, runtime=self.runtime.with_env("PATH", DEFAULT_PATH))
 
     @property
     def working_dir(self) -> str:
@@ -51,9 +56,9 @@ class ImageState:
         """The same state with another runtime configuration."""
         return replace(self, runtime=runtime)
 
-    def with_history(self, entry: HistoryEntry) -> ImageState:
-        """One more line of history."""
-        return replace(self, history=(*self.history, entry))
+    def with_history(self, *entries: HistoryEntry) -> ImageState:
+        """More lines of history."""
+        return replace(self, history=(*self.history, *entries))
 
 
 def apply(state: ImageState, instruction: ins.Instruction) -> ImageState:

@@ -1,0 +1,221 @@
+"""One build, from a request to a pushed image.
+
+`build_image` is the outer edge: it opens what must be closed, runs the session in one nursery, and turns
+the nursery's exception group into the one error that a person should see.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+
+import trio
+
+from asyncbuild.build.executor import execute_stage
+from asyncbuild.build.futures import Future, Ledger
+from asyncbuild.build.job import Job
+from asyncbuild.build.layers import BaseLayer, layer_identity
+from asyncbuild.build.outcome import one_error
+from asyncbuild.build.publish import Destination
+from asyncbuild.build.request import BuildRequest, BuildResult
+from asyncbuild.build.session import Session
+from asyncbuild.build.stage import StageState
+from asyncbuild.build.workers import WorkerPool
+from asyncbuild.dockerfile.parser import parse_dockerfile
+from asyncbuild.image.config import ImageConfig
+from asyncbuild.image.digest import Digest
+from asyncbuild.image.manifest import (
+    DOCKER_CONFIG,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    to_docker,
+    to_oci,
+)
+from asyncbuild.output.built import BuiltImage
+from asyncbuild.output.write import write_output
+from asyncbuild.plan.nouns import Plan
+from asyncbuild.plan.planner import PlanRequest, make_plan
+from asyncbuild.plan.supported import check_supported
+from asyncbuild.registry.registries import Registries, RegistrySettings
+from asyncbuild.registry.upload import UploadSession
+from asyncbuild.report.events import (
+    BuildFinished,
+    BuildStarted,
+    OutputWritten,
+    Reporter,
+    Statistics,
+    WarningRaised,
+)
+from asyncbuild.store.store import Store
+
+_ABANDON_SECONDS = 6.0
+
+
+def plan_build(request: BuildRequest) -> Plan:
+    """Parse the Dockerfile and plan; raises DockerfileError for what is wrong or not supported."""
+    dockerfile = parse_dockerfile(request.dockerfile, str(request.dockerfile_path))
+    plan = make_plan(
+        dockerfile,
+        PlanRequest(
+            platform=request.platform,
+            build_platform=request.build_platform,
+            build_args=request.build_args,
+            target=request.target,
+        ),
+    )
+    check_supported(plan)
+    return plan
+
+
+async def build_image(
+    request: BuildRequest, registries: RegistrySettings, reporter: Reporter
+) -> BuildResult:
+    """Build what ``request`` asks for, push it and write it.
+
+    Raises one AsyncbuildError for whatever goes wrong. When this returns or raises, nothing is left
+    running or mounted, and the store holds only what is complete.
+    """
+    with one_error():
+        return await _build(request, registries, reporter)
+
+
+async def _build(
+    request: BuildRequest, settings: RegistrySettings, reporter: Reporter
+) -> BuildResult:
+    started = trio.current_time()
+    plan = plan_build(request)
+    for notice in plan.notices:
+        reporter.emit(WarningRaised(notice.message, notice.location))
+    steps = sum(len(stage.steps) for stage in plan.stages)
+    names = tuple(str(name) for name in (*request.destinations, *request.names))
+    reporter.emit(BuildStarted(names, len(plan.stages), steps))
+    async with AsyncExitStack() as stack:
+        registries = await stack.enter_async_context(Registries(settings))
+        store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
+        size = request.workers or max(2, os.cpu_count() or 2)
+        workers = await stack.enter_async_context(WorkerPool(size))
+        ledger = Ledger()
+        async with trio.open_nursery() as nursery:
+            job = Job(nursery, ledger, registries, store, workers, reporter, request.created)
+            session = Session(job, request, plan, execute_stage)
+            result = await _run(session)
+            nursery.cancel_scope.cancel()
+        statistics = _statistics(session, trio.current_time() - started)
+    reporter.emit(BuildFinished(result.manifest.digest, statistics))
+    return replace(result, statistics=statistics)
+
+
+async def _run(session: Session) -> BuildResult:
+    """The main line: everything is started, then the image is what the target's stage ends with."""
+    for planned in session.plan.images:
+        client = session.job.registries.client(planned.image.reference.registry)
+        client.expect(planned.image.reference.repository, "pull")
+    for planned in session.plan.images:
+        session.supply.image(planned.image.reference, planned.image.platform)
+    for stage in session.plan.stages:
+        # needed, so required: whichever stage fails ends the build at once
+        session.job.nursery.start_soon(session.stage(stage.index).wait)
+    configs = session.open_uploads()
+    try:
+        state = await session.stage(session.plan.target).wait()
+        image = await _image(session, state)
+        async with trio.open_nursery() as nursery:
+            for destination, upload in zip(session.destinations, configs, strict=True):
+                nursery.start_soon(_finish, destination, upload, image)
+        await _write_outputs(session, state, image)
+    finally:
+        await _abandon_uploads(session)
+    config = ImageConfig.parse(image.config)
+    return BuildResult(image.manifest, config, session.request.destinations, Statistics())
+
+
+async def _image(session: Session, state: StageState) -> BuiltImage:
+    """The configuration and the manifest, once every layer's names are known."""
+    request = session.request
+    layers = [await layer_identity(layer) for layer in state.layers]
+    runtime = state.image.runtime
+    if request.labels:
+        runtime = replace(runtime, labels={**runtime.labels, **request.labels})
+    config = ImageConfig(
+        platform=state.image.platform,
+        runtime=runtime,
+        diff_ids=tuple(diff_id for _, diff_id in layers),
+        history=state.image.history,
+        created=session.job.created_text,
+        author=state.image.author,
+    )
+    raw = config.encode()
+    docker = request.docker_media_types
+    named = to_docker if docker else to_oci
+    manifest = Manifest.make(
+        Descriptor(DOCKER_CONFIG if docker else OCI_CONFIG, Digest.of(raw), len(raw)),
+        tuple(replace(item, media_type=named(item.media_type)) for item, _ in layers),
+        media_type=DOCKER_MANIFEST if docker else OCI_MANIFEST,
+        annotations=request.annotations,
+    )
+    await trio.to_thread.run_sync(session.job.store.put_blob, raw)
+    await trio.to_thread.run_sync(session.job.store.put_blob, manifest.raw)
+    names = (*request.destinations, *request.names)
+    return BuiltImage(manifest, raw, config.platform, names, config.created)
+
+
+async def _finish(
+    destination: Destination, upload: Future[UploadSession], image: BuiltImage
+) -> None:
+    """What is left when the last layer is packed: its closing request beside the config, then the tags."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(destination.send_config, image.config, upload)
+        nursery.start_soon(destination.wait_layers)
+    await destination.tag(image.manifest)
+
+
+async def _write_outputs(session: Session, state: StageState, image: BuiltImage) -> None:
+    outputs = session.request.outputs
+    if not outputs:
+        return
+    async with trio.open_nursery() as nursery:
+        for layer in state.layers:
+            if isinstance(layer, BaseLayer):
+                nursery.start_soon(session.supply.verified_blob, layer.descriptor, layer.origin)
+    for output in outputs:
+        write = partial(
+            write_output,
+            output,
+            image,
+            session.job.store.blob_path,
+            session.request.stdout,
+            trio.from_thread.check_cancelled,
+        )
+        written = await trio.to_thread.run_sync(write)
+        session.job.reporter.emit(
+            OutputWritten(output.kind.value, output.destination or "", written.manifest.digest)
+        )
+
+
+async def _abandon_uploads(session: Session) -> None:
+    """Close the upload sessions that nothing was sent to; a registry would keep them for days."""
+    with trio.move_on_after(_ABANDON_SECONDS, shield=True):
+        async with trio.open_nursery() as nursery:
+            for destination in session.destinations:
+                nursery.start_soon(destination.abandon)
+
+
+def _statistics(session: Session, seconds: float) -> Statistics:
+    wire = session.job.registries.statistics()
+    published = [destination.statistics for destination in session.destinations]
+    return Statistics(
+        seconds=seconds,
+        bytes_received=wire.bytes_received,
+        bytes_sent=wire.bytes_sent,
+        requests=wire.requests,
+        layers_pulled=session.supply.layers_pulled,
+        layers_pushed=sum(item.pushed for item in published),
+        layers_mounted=sum(item.mounted for item in published),
+        layers_existing=sum(item.existing for item in published),
+        steps_executed=session.steps_executed,
+    )

@@ -1,0 +1,36 @@
+"""What all parts of one build share: its nursery, its tools, and its one idea of the time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import trio
+
+from asyncbuild.build.futures import Ledger
+from asyncbuild.build.workers import WorkerPool
+from asyncbuild.registry.registries import Registries
+from asyncbuild.report.events import Reporter
+from asyncbuild.store.store import Store
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """``created`` is the time, in whole seconds since the epoch, that everything new is given.
+
+    It is SOURCE_DATE_EPOCH where that is set (reproducible-builds.org), else the time of the start.
+    """
+
+    nursery: trio.Nursery
+    ledger: Ledger
+    registries: Registries
+    store: Store
+    workers: WorkerPool
+    reporter: Reporter
+    created: int
+
+    @property
+    def created_text(self) -> str:
+        """``created`` as image configurations have it (RFC 3339)."""
+        moment = dt.datetime.fromtimestamp(self.created, dt.UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

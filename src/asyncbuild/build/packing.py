@@ -1,0 +1,82 @@
+"""Packing: what a step changed becomes a layer, off the executor's path.
+
+The layer is handed out before a byte of it is written: who publishes it reads along while a worker
+packs. When its digest is known the blob is in the store, by rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from asyncbuild.build.growing import GrowingFile
+from asyncbuild.build.job import Job
+from asyncbuild.build.layers import NewLayer
+from asyncbuild.layers.changeset import ChangeSet
+from asyncbuild.layers.compression import Compression
+from asyncbuild.layers.pack import PackedLayer
+from asyncbuild.report.events import LayerPacked, Step
+
+OnProgress = Callable[[int], None]
+Work = Callable[[Path, OnProgress], Awaitable[PackedLayer]]
+"""Packs into a new file at the path, and tells how many of its bytes are final."""
+
+
+class Packer:
+    """Makes layers of what steps changed; all of them with one compression."""
+
+    def __init__(self, job: Job, compression: Compression) -> None:
+        self._job = job
+        self._compression = compression
+
+    def changes(self, step: Step, changes: ChangeSet) -> NewLayer:
+        """The layer of a change set."""
+
+        async def work(path: Path, on_progress: OnProgress) -> PackedLayer:
+            return await self._job.workers.pack(changes, path, self._compression, on_progress)
+
+        return self._begin(step, work)
+
+    def upper(self, step: Step, upper: Path, lowers: Sequence[Path]) -> NewLayer:
+        """The layer of an overlay's upper directory; ``lowers`` are what it lay upon, topmost first."""
+
+        async def work(path: Path, on_progress: OnProgress) -> PackedLayer:
+            workers = self._job.workers
+            return await workers.pack_upper(upper, lowers, path, self._compression, on_progress)
+
+        return self._begin(step, work)
+
+    def _begin(self, step: Step, work: Work) -> NewLayer:
+        file = GrowingFile(self._job.store.new_blob())
+        packed = self._job.ledger.spawn(
+            self._job.nursery, f"pack {step.label}", self._pack, step, file, work
+        )
+        return NewLayer(step.label, file, packed)
+
+    async def _pack(self, step: Step, file: GrowingFile, work: Work) -> PackedLayer:
+        started = trio.current_time()
+        try:
+            packed = await work(file.path, file.grown)
+            descriptor = packed.descriptor
+            path = await trio.to_thread.run_sync(
+                self._job.store.commit_blob, file.path, descriptor.digest, descriptor.size
+            )
+        except BaseException as error:
+            file.fail(error)
+            raise
+        file.advance(descriptor.size)
+        file.finish(path)
+        seconds = trio.current_time() - started
+        self._job.reporter.emit(
+            LayerPacked(
+                step,
+                descriptor.digest,
+                packed.diff_id,
+                packed.uncompressed_size,
+                descriptor.size,
+                seconds,
+            )
+        )
+        return packed

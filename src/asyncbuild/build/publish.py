@@ -1,0 +1,261 @@
+"""Publishing: every layer goes to every destination while the build still runs.
+
+1. One `Destination` for each repository that is pushed to; all its tags share one upload.
+2. A base layer is mounted across repositories of one registry, and the answer is also the check whether
+   it exists. Elsewhere the registry is asked for it, and its bytes are sent only if it is missing.
+3. An upload session for a layer is opened while the step that makes it still runs, and the layer is sent
+   while it is packed. When its digest is known and much is left to send, the registry is asked once
+   whether it has it already.
+4. Of several repositories in one registry the first gets a large layer's bytes, the others a mount.
+5. The config goes beside the last layer, then the manifest under all tags at once. Nothing else is left
+   at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from asyncbuild.build.futures import Future, Promise
+from asyncbuild.build.growing import GrowingBody, GrowingFile
+from asyncbuild.build.job import Job
+from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
+from asyncbuild.build.supply import Supply
+from asyncbuild.image.digest import Digest
+from asyncbuild.image.manifest import DOCKER_FOREIGN_LAYER, Descriptor, Manifest
+from asyncbuild.image.reference import Reference
+from asyncbuild.registry.upload import Mounted, UploadSession
+from asyncbuild.report.events import (
+    Direction,
+    ImagePushed,
+    Reporter,
+    Transfer,
+    TransferFinished,
+    TransferOutcome,
+    TransferProgress,
+    TransferStarted,
+)
+
+SMALL = 1 << 20
+"""Bytes. A layer up to this size is sent whole in its closing request."""
+WORTH_ASKING = 4 << 20
+"""Bytes. With this much left to send, one request that asks whether the layer exists is cheap."""
+
+
+@dataclass(slots=True)
+class PublishStatistics:
+    """How the layers got to their destinations."""
+
+    pushed: int = 0
+    mounted: int = 0
+    existing: int = 0
+
+
+class Destination:
+    """One repository that the image goes to, under one or more tags.
+
+    Everything that is started here is required: an error cancels the nursery.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        supply: Supply,
+        references: tuple[Reference, ...],
+        primary: Destination | None = None,
+    ) -> None:
+        """``references`` name one repository; ``primary`` is an earlier one of the same registry."""
+        self.references = references
+        self.registry = references[0].registry
+        self.repository = references[0].repository
+        self.statistics = PublishStatistics()
+        self._job = job
+        self._supply = supply
+        self._client = job.registries.client(self.registry)
+        self._primary = primary
+        self._arrivals: dict[ImageLayer, Promise[None]] = {}
+        self._sessions: list[Future[UploadSession]] = []
+        self._serial = 0
+        self._client.expect(self.repository, "pull", "push")
+
+    def open_session(self) -> Future[UploadSession]:
+        """Begin an upload whose bytes will come later; also the first check of the right to push."""
+        session = self._job.ledger.spawn(
+            self._job.nursery, f"upload session of {self.repository}", self._start_upload
+        )
+        self._sessions.append(session)
+        return session
+
+    def send(self, layer: ImageLayer, session: Future[UploadSession] | None = None) -> None:
+        """Start to bring ``layer`` here; ``session`` was opened ahead for a new one."""
+        if layer in self._arrivals:
+            return
+        arrived = self._arrivals[layer] = self._job.ledger.promise(f"{self.repository}: {layer}")
+        self._job.nursery.start_soon(self._send, layer, session, arrived)
+
+    async def send_config(self, raw: bytes, session: Future[UploadSession]) -> None:
+        """Bring the configuration here; returns when it has arrived."""
+        await (await session.wait()).put(raw, Digest.of(raw))
+
+    async def wait_layers(self) -> None:
+        """Return when every layer that was sent has arrived."""
+        for arrived in self._arrivals.values():
+            await arrived.wait()
+
+    async def tag(self, manifest: Manifest) -> None:
+        """Push the manifest under every tag, at once."""
+        async with trio.open_nursery() as nursery:
+            for reference in self.references:
+                nursery.start_soon(self._put_manifest, reference, manifest)
+
+    async def abandon(self) -> None:
+        """Tell the registry that the sessions which were opened and not used will not be."""
+        async with trio.open_nursery() as nursery:
+            for session in self._sessions:
+                if session.done and not session.failed:
+                    nursery.start_soon(session.value_nowait().abort)
+
+    async def _put_manifest(self, reference: Reference, manifest: Manifest) -> None:
+        identifier = reference.tag or str(manifest.digest)
+        await self._client.put_manifest(
+            self.repository, identifier, manifest.raw, manifest.media_type
+        )
+        self._job.reporter.emit(ImagePushed(reference, manifest.digest))
+
+    async def _start_upload(self) -> UploadSession:
+        session = await self._client.mount_or_start_upload(self.repository)
+        assert isinstance(session, UploadSession)
+        return session
+
+    async def _send(
+        self, layer: ImageLayer, session: Future[UploadSession] | None, arrived: Promise[None]
+    ) -> None:
+        try:
+            if isinstance(layer, BaseLayer):
+                await self._send_base(layer)
+            else:
+                await self._send_new(layer, session or self.open_session())
+        except BaseException:
+            arrived.abandon()
+            raise
+        arrived.keep(None)
+
+    async def _send_base(self, layer: BaseLayer) -> None:
+        descriptor = layer.descriptor
+        if descriptor.media_type == DOCKER_FOREIGN_LAYER or descriptor.urls:
+            return  # not ours to distribute; the manifest says where it is
+        here = layer.origin.registry == self.registry
+        if here and layer.origin.repository == self.repository:
+            self.statistics.existing += 1
+            return
+        progress = self._progress(descriptor.digest)
+        if not here and await self._client.blob_exists(self.repository, descriptor.digest):
+            self._arrived(progress, TransferOutcome.EXISTS)
+            return
+        source = layer.origin.repository if here else None
+        mount = descriptor.digest if here else None
+        answer = await self._client.mount_or_start_upload(self.repository, mount, source)
+        if isinstance(answer, Mounted):
+            self._arrived(progress, TransferOutcome.MOUNTED)
+            return
+        blob = await self._supply.blob(descriptor, layer.origin).wait()
+        await self._put(answer, blob, descriptor, progress)
+
+    async def _send_new(self, layer: NewLayer, opened: Future[UploadSession]) -> None:
+        progress = self._progress(None)
+        if self._primary is not None and await self._mount_from_primary(layer, progress):
+            return
+        await layer.file.wait_size(SMALL)
+        session = await opened.wait()
+        if layer.file.complete:
+            packed = await layer.packed.wait()
+            await self._put(session, layer.file, packed.descriptor, progress)
+        elif await self._stream(session, layer, progress):
+            packed = await layer.packed.wait()
+            await session.close(packed.descriptor.digest)
+            self._arrived(progress, TransferOutcome.MOVED)
+        else:
+            self._arrived(progress, TransferOutcome.EXISTS)
+            await session.abort()
+
+    async def _mount_from_primary(self, layer: NewLayer, progress: _Progress) -> bool:
+        """Take a large layer from the first repository of this registry, once it has arrived there."""
+        assert self._primary is not None
+        await layer.file.wait_size(SMALL)
+        if layer.file.size <= SMALL:
+            return False
+        await self._primary.arrival(layer).wait()
+        digest = (await layer.packed.wait()).descriptor.digest
+        source = self._primary.repository
+        answer = await self._client.mount_or_start_upload(self.repository, digest, source)
+        if isinstance(answer, Mounted):
+            self._arrived(progress, TransferOutcome.MOUNTED)
+            return True
+        await answer.abort()
+        return False
+
+    def arrival(self, layer: ImageLayer) -> Future[None]:
+        """The future of a layer that was sent here."""
+        return self._arrivals[layer]
+
+    async def _put(
+        self, session: UploadSession, file: GrowingFile, descriptor: Descriptor, progress: _Progress
+    ) -> None:
+        self._job.reporter.emit(TransferStarted(progress.transfer, descriptor.size))
+        body = GrowingBody(file, descriptor.size, progress.advance)
+        await session.put(body, descriptor.digest)
+        self._arrived(progress, TransferOutcome.MOVED)
+
+    async def _stream(self, session: UploadSession, layer: NewLayer, progress: _Progress) -> bool:
+        """Send the layer while it is packed; False if the registry turned out to have it."""
+        self._job.reporter.emit(TransferStarted(progress.transfer, None))
+        sent = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_if_known, layer, progress, nursery.cancel_scope)
+            await session.stream(layer.file.tail(progress.advance))
+            sent = True
+            nursery.cancel_scope.cancel()
+        return sent
+
+    async def _stop_if_known(
+        self, layer: NewLayer, progress: _Progress, stream: trio.CancelScope
+    ) -> None:
+        descriptor = (await layer.packed.wait()).descriptor
+        left = descriptor.size - progress.sent
+        if left > WORTH_ASKING and await self._client.blob_exists(
+            self.repository, descriptor.digest
+        ):
+            stream.cancel()
+
+    def _progress(self, digest: Digest | None) -> _Progress:
+        self._serial += 1
+        transfer = Transfer(Direction.PUSH, "layer", self.registry, digest, self._serial)
+        return _Progress(transfer, self._job.reporter)
+
+    def _arrived(self, progress: _Progress, outcome: TransferOutcome) -> None:
+        counted = {
+            TransferOutcome.MOVED: "pushed",
+            TransferOutcome.MOUNTED: "mounted",
+            TransferOutcome.EXISTS: "existing",
+        }[outcome]
+        setattr(self.statistics, counted, getattr(self.statistics, counted) + 1)
+        seconds = trio.current_time() - progress.started
+        moved = progress.sent if outcome is TransferOutcome.MOVED else 0
+        self._job.reporter.emit(TransferFinished(progress.transfer, moved, seconds, outcome))
+
+
+class _Progress:
+    """How far one push has come."""
+
+    def __init__(self, transfer: Transfer, reporter: Reporter) -> None:
+        self.transfer = transfer
+        self.started = trio.current_time()
+        self.sent = 0
+        self._reporter = reporter
+
+    def advance(self, position: int) -> None:
+        """``position`` bytes have gone; a request that is sent again begins anew."""
+        self.sent = position
+        if position:
+            self._reporter.emit(TransferProgress(self.transfer, position))

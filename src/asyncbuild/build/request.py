@@ -1,0 +1,61 @@
+"""What a caller asks for, and what they get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asyncbuild.image.config import ImageConfig
+from asyncbuild.image.manifest import Manifest
+from asyncbuild.image.platform import Platform
+from asyncbuild.image.reference import Reference
+from asyncbuild.layers.compression import GZIP, Compression
+from asyncbuild.output.spec import OutputSpec
+from asyncbuild.registry.registries import RegistrySettings
+from asyncbuild.report.events import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """One build.
+
+    ``context`` is a directory; None builds without one. ``dockerfile`` is the text, ``dockerfile_path``
+    what errors call it and where its own ignore file is looked for. ``destinations`` are pushed to;
+    ``outputs`` are written on this machine. A build argument without a value is taken from the
+    environment by the caller, and left out if it is not there. ``created`` is in seconds since the epoch.
+    """
+
+    context: Path | None
+    dockerfile: bytes
+    dockerfile_path: Path
+    store: Path
+    platform: Platform
+    build_platform: Platform
+    created: int
+    destinations: tuple[Reference, ...] = ()
+    outputs: tuple[OutputSpec, ...] = ()
+    names: tuple[Reference, ...] = ()
+    target: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    add_hosts: tuple[tuple[str, str], ...] = ()
+    network: str = "default"
+    compression: Compression = GZIP
+    docker_media_types: bool = False
+    stdout: int = 1
+    workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What was built, and what it took."""
+
+    manifest: Manifest
+    config: ImageConfig
+    pushed: tuple[Reference, ...]
+    statistics: Statistics
+
+
+__all__ = ["BuildRequest", "BuildResult", "RegistrySettings"]

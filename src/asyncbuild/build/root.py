@@ -1,0 +1,52 @@
+"""A stage's root: the base's directories below, and above them what each step made.
+
+A root is a value: a step makes a new one. Nothing is fetched, written or mounted before a step needs
+it: a view needs the base's layers on disk, a RUN needs directories of everything below it, and a COPY
+that no RUN sees is never written to disk at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncbuild.build.futures import Future
+from asyncbuild.rootfs.view import DirectoryTree, Tree, View
+
+Directories = tuple[Path, ...]
+"""Overlay lower directories, topmost first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Addition:
+    """What one step put on top: its tree to look at, and how to get it as a directory."""
+
+    tree: Tree
+    directory: Callable[[], Future[Path]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Root:
+    """``base`` is asked for only when something needs it; ``additions`` are bottom first."""
+
+    base: Callable[[], Future[Directories]] | None = None
+    additions: tuple[Addition, ...] = ()
+
+    def with_addition(self, addition: Addition) -> Root:
+        """This root with one more step's result on top."""
+        return Root(self.base, (*self.additions, addition))
+
+    async def view(self) -> View:
+        """Look at the files without mounting anything; waits for the base's layers."""
+        below = [DirectoryTree(path) for path in await self._base_directories()]
+        return View([*(addition.tree for addition in reversed(self.additions)), *below])
+
+    async def lower_directories(self) -> Directories:
+        """Everything as overlay lower directories; writes the change sets that no one needed yet."""
+        asked = [addition.directory() for addition in reversed(self.additions)]
+        below = await self._base_directories()
+        return (*[await directory.wait() for directory in asked], *below)
+
+    async def _base_directories(self) -> Directories:
+        return () if self.base is None else await self.base().wait()

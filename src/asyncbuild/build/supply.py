@@ -1,0 +1,293 @@
+"""Supply: base images, from a name to lower directories, each piece fetched at most once.
+
+Every question has one flight: an image (manifest and config) for each reference and platform, a blob
+for each digest, an unpacked layer for each digest. Whoever asks gets the same future. A blob is spooled
+to a growing file at the speed of the network; unpacking reads from there as soon as a worker is free,
+so that all layers of all images come in one wave and no connection waits for a processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from asyncbuild.build.futures import Future
+from asyncbuild.build.growing import CHUNK, GrowingFile
+from asyncbuild.build.job import Job
+from asyncbuild.errors import ImageNotFound, IntegrityError, RemoteProtocolError
+from asyncbuild.image.config import ImageConfig, InvalidConfig
+from asyncbuild.image.digest import DiffId, Digest
+from asyncbuild.image.manifest import Descriptor, Index, Manifest
+from asyncbuild.image.platform import Platform
+from asyncbuild.image.reference import Reference
+from asyncbuild.layers.changeset import Kind
+from asyncbuild.report.events import (
+    Direction,
+    ImageResolved,
+    LayerUnpacked,
+    Transfer,
+    TransferFinished,
+    TransferProgress,
+    TransferStarted,
+)
+from asyncbuild.rootfs.stack import lower_directories
+from asyncbuild.rootfs.view import DirectoryTree, View
+from asyncbuild.store.store import UnpackedLayer
+
+T = TypeVar("T")
+
+_FIRST_WAVE = 1 << 20  # bytes: less than what a round trip to a far registry costs
+MAX_DOWNLOADS = 16
+"""Blobs under way at once: enough for one wave, few enough for one host's connection limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """An image of a registry for one platform: ``reference`` says where its blobs are."""
+
+    reference: Reference
+    manifest: Manifest
+    config: ImageConfig
+
+    @property
+    def layers(self) -> tuple[tuple[Descriptor, DiffId], ...]:
+        """The layers bottom first, each by both of its names."""
+        return tuple(zip(self.manifest.layers, self.config.diff_ids, strict=True))
+
+
+class Supply:
+    """All that a build takes from registries. Lives as long as the nursery."""
+
+    def __init__(self, job: Job, *, keep_blobs: bool) -> None:
+        """``keep_blobs``: base layers will be needed as blobs too (a local output, another registry)."""
+        self._job = job
+        self._store = job.store
+        self._keep_blobs = keep_blobs
+        self._flights: dict[Hashable, Future[Any]] = {}
+        self._spools: dict[Digest, GrowingFile] = {}
+        self._downloads = trio.CapacityLimiter(MAX_DOWNLOADS)
+        self.layers_pulled = 0
+
+    def _flight(
+        self, key: Hashable, label: str, work: Callable[..., Awaitable[T]], *args: Any
+    ) -> Future[T]:
+        future = self._flights.get(key)
+        if future is None:
+            future = self._job.ledger.spawn(self._job.nursery, label, work, *args)
+            self._flights[key] = future
+        return future
+
+    def image(self, reference: Reference, platform: Platform) -> Future[BaseImage]:
+        """The image that ``reference`` names, for ``platform``: its manifest and configuration."""
+        key = ("image", reference, platform)
+        return self._flight(key, f"image {reference}", self._resolve, reference, platform)
+
+    def root(self, image: BaseImage) -> Future[tuple[Path, ...]]:
+        """The whole image as overlay lower directories, topmost first."""
+        key = ("root", image.manifest.digest)
+        return self._flight(key, f"root of {image.reference}", self._assemble, image)
+
+    def files(self, image: BaseImage, paths: tuple[str, ...]) -> Future[View]:
+        """A view of the image in which ``paths`` can be read; it may lack what they do not need.
+
+        Layers are fetched from the top down, until each path is a file in what is there: nothing below
+        can change it then. Only a directory, a pattern or a path that is nowhere needs all layers.
+        """
+        key = ("files", image.manifest.digest, paths)
+        return self._flight(key, f"files of {image.reference}", self._look, image, paths)
+
+    def layer(self, image: BaseImage, position: int) -> Future[UnpackedLayer]:
+        """One layer of the image, unpacked on its own; ``position`` counts from the bottom."""
+        descriptor, diff_id = image.layers[position]
+        key = ("layer", descriptor.digest)
+        label = f"layer {descriptor.digest.short}"
+        return self._flight(key, label, self._unpack, descriptor, diff_id, image.reference)
+
+    def blob(self, descriptor: Descriptor, origin: Reference) -> Future[GrowingFile]:
+        """The layer's blob, perhaps still on its way; its bytes are not verified yet."""
+        key = ("blob", descriptor.digest)
+        return self._flight(key, f"blob {descriptor.digest.short}", self._spool, descriptor, origin)
+
+    async def verified_blob(self, descriptor: Descriptor, origin: Reference) -> Path:
+        """The layer's blob in the store, whole and verified."""
+        if not await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
+            spool = await self.blob(descriptor, origin).wait()
+            await spool.wait_complete()
+            unpacked = self._flights.get(("layer", descriptor.digest))
+            if unpacked is not None:
+                await unpacked.wait()
+            if not self._store.has_blob(descriptor.digest):
+                await trio.to_thread.run_sync(_verify, spool.path, descriptor)
+                await trio.to_thread.run_sync(self._keep, spool, descriptor)
+        return self._store.blob_path(descriptor.digest)
+
+    async def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
+        started = trio.current_time()
+        manifest = await self._manifest(reference, reference.identifier)
+        if isinstance(manifest, Index):
+            entry = manifest.choose(platform)
+            if entry is None:
+                raise ImageNotFound(
+                    f"{reference} has no image for {platform}",
+                    hint=f"it has: {_platforms(manifest)}",
+                )
+            manifest = await self._manifest(reference, str(entry.digest))
+        if isinstance(manifest, Index):
+            raise RemoteProtocolError(f"{reference}: an index inside an index")
+        self._job.reporter.emit(
+            ImageResolved(reference, manifest.digest, trio.current_time() - started)
+        )
+        raw = await self._config(reference, manifest.config)
+        return BaseImage(reference, manifest, _parse_config(reference, manifest, raw))
+
+    async def _manifest(self, reference: Reference, identifier: str) -> Manifest | Index:
+        client = self._job.registries.client(reference.registry)
+        return (await client.get_manifest(reference.repository, identifier)).manifest
+
+    async def _config(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        kept = self._store.read_blob(descriptor.digest)
+        if kept is not None:
+            return kept
+        client = self._job.registries.client(reference.registry)
+        raw = await client.get_blob(reference.repository, descriptor)
+        await trio.to_thread.run_sync(self._store.put_blob, raw)
+        return raw
+
+    async def _assemble(self, image: BaseImage) -> tuple[Path, ...]:
+        # the topmost layers first: they are the last to be seen by a person, and often the largest
+        flights = [self.layer(image, position) for position in range(len(image.layers))]
+        unpacked = [await flight.wait() for flight in flights]
+        return tuple(await trio.to_thread.run_sync(lower_directories, unpacked, self._store))
+
+    async def _look(self, image: BaseImage, paths: tuple[str, ...]) -> View:
+        top = len(image.layers)
+        sizes = [descriptor.size for descriptor, _ in reversed(image.layers)]
+        for count in [] if any(map(_is_pattern, paths)) else _waves(sizes):
+            flights = [self.layer(image, top - 1 - depth) for depth in range(count)]
+            trees = [DirectoryTree((await flight.wait()).path) for flight in flights]
+            view = View(trees)
+            if await trio.to_thread.run_sync(_decides, view, paths):
+                return view
+        return View([DirectoryTree(path) for path in await self.root(image).wait()])
+
+    async def _unpack(
+        self, descriptor: Descriptor, diff_id: DiffId, origin: Reference
+    ) -> UnpackedLayer:
+        present = await trio.to_thread.run_sync(self._store.layer, diff_id)
+        if present is not None:
+            return present
+        spool = await self.blob(descriptor, origin).wait()
+        started = trio.current_time()
+        work = await trio.to_thread.run_sync(self._store.new_layer)
+        try:
+            result = await self._job.workers.unpack(descriptor, diff_id, work / "fs", spool.tail())
+            layer = await trio.to_thread.run_sync(
+                self._store.commit_layer, work, diff_id, result.facts
+            )
+        finally:
+            await _remove(work)
+        self._job.reporter.emit(
+            LayerUnpacked(
+                diff_id, result.facts.entries, result.facts.size, trio.current_time() - started
+            )
+        )
+        if self._keep_blobs:
+            await trio.to_thread.run_sync(self._keep, spool, descriptor)
+        return layer
+
+    async def _spool(self, descriptor: Descriptor, origin: Reference) -> GrowingFile:
+        if await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
+            return GrowingFile.whole(self._store.blob_path(descriptor.digest))
+        path = await trio.to_thread.run_sync(self._store.new_blob)
+        spool = GrowingFile(path, descriptor.size)
+        self._job.nursery.start_soon(self._download, descriptor, origin, spool)
+        return spool
+
+    async def _download(
+        self, descriptor: Descriptor, origin: Reference, spool: GrowingFile
+    ) -> None:
+        transfer = Transfer(Direction.PULL, "layer", origin.registry, descriptor.digest)
+        client = self._job.registries.client(origin.registry)
+        try:
+            async with self._downloads:
+                started = trio.current_time()
+                self._job.reporter.emit(TransferStarted(transfer, descriptor.size))
+                async with client.open_blob(origin.repository, descriptor) as chunks:
+                    await spool.write_from(
+                        chunks,
+                        lambda done: self._job.reporter.emit(TransferProgress(transfer, done)),
+                    )
+        except Exception as error:  # noqa: BLE001 - readers of the spool raise it
+            spool.fail(error)
+            return
+        self.layers_pulled += 1
+        seconds = trio.current_time() - started
+        self._job.reporter.emit(TransferFinished(transfer, spool.size, seconds))
+
+    def _keep(self, spool: GrowingFile, descriptor: Descriptor) -> None:
+        if spool.path != self._store.blob_path(descriptor.digest):
+            self._store.commit_blob(spool.path, descriptor.digest, descriptor.size)
+            spool.path = self._store.blob_path(descriptor.digest)
+
+
+def _waves(sizes: Sequence[int]) -> Iterator[int]:
+    """How many of the topmost layers to have, wave after wave; each at least doubles the bytes.
+
+    So what is fetched in vain is bounded by what was needed, and the waves are few. All layers are no wave.
+    """
+    fetched, goal = 0, _FIRST_WAVE
+    for count, size in enumerate(sizes[:-1], 1):
+        fetched += size
+        if fetched >= goal or fetched + sizes[count] > goal:
+            yield count
+            goal = max(2 * fetched, _FIRST_WAVE)
+
+
+def _is_pattern(path: str) -> bool:
+    return any(mark in path for mark in "*?[\\")
+
+
+def _decides(view: View, paths: tuple[str, ...]) -> bool:
+    """Whether every path is a file in ``view``: the topmost layers that have it say all about it."""
+    found = [view.lookup(view.resolve(path)) for path in paths]
+    return all(entry is not None and entry.kind is Kind.FILE for entry in found)
+
+
+async def _remove(work: Path) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
+
+
+def _platforms(index: Index) -> str:
+    return ", ".join(
+        sorted({str(entry.platform) for entry in index.manifests if entry.platform is not None})
+    )
+
+
+def _parse_config(reference: Reference, manifest: Manifest, raw: bytes) -> ImageConfig:
+    try:
+        config = ImageConfig.parse(raw)
+    except InvalidConfig as error:
+        raise RemoteProtocolError(f"{reference}: its configuration: {error}") from None
+    if len(config.diff_ids) != len(manifest.layers):
+        raise RemoteProtocolError(
+            f"{reference}: {len(manifest.layers)} layers and {len(config.diff_ids)} diff ids"
+        )
+    return config
+
+
+def _verify(path: Path, descriptor: Descriptor) -> None:
+    found = hashlib.new(descriptor.digest.algorithm)
+    buffer = bytearray(CHUNK)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            found.update(memoryview(buffer)[:count])
+    if found.hexdigest() != descriptor.digest.hex or os.stat(path).st_size != descriptor.size:
+        raise IntegrityError(f"layer {descriptor.digest}: its bytes do not match its digest")

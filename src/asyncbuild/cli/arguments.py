@@ -1,0 +1,93 @@
+"""The command line: names and shapes are those of ``docker buildx build``."""
+
+from __future__ import annotations
+
+import argparse
+
+_BUILD_EXAMPLE = """\
+example:
+  asyncbuild build -t registry.example.com/team/app:1.2 .
+  asyncbuild build -t localhost:5000/app -f deploy/Dockerfile --target web --build-arg VERSION=1.2 .
+  asyncbuild build -o type=oci,dest=app.tar .
+"""
+_PLAN_EXAMPLE = """\
+example:
+  asyncbuild plan --target web .
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; it exits with code 2 on a usage error, as argparse does."""
+    top = argparse.ArgumentParser(
+        prog="asyncbuild",
+        description="Build container images from Dockerfiles, without a daemon, and push them.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _build(commands)
+    _plan(commands)
+    return top
+
+
+def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = commands.add_parser(
+        "build",
+        help="build an image and push it",
+        description="Build an image from CONTEXT and push it to every -t.",
+        epilog=_BUILD_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _dockerfile_arguments(build)
+    add = build.add_argument
+    add("-t", "--tag", action="append", default=[], metavar="REF", help="name to push (repeatable)")
+    add(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="type=oci|docker,dest=FILE or type=image|registry,push=true (repeatable)",
+    )
+    add("--push", action="store_true", help="push to every -t although there is an --output")
+    add("--label", action="append", default=[], metavar="K=V", help="label of the image")
+    add("--annotation", action="append", default=[], metavar="K=V", help="manifest annotation")
+    add("--add-host", action="append", default=[], metavar="HOST:IP", help="for /etc/hosts of RUN")
+    add("--network", choices=("default", "host", "none"), default="default", help="of RUN")
+    add("--metadata-file", metavar="FILE", help="write what was built as JSON")
+    add("--iidfile", metavar="FILE", help="write the image ID (digest of the configuration)")
+    add("--store", metavar="DIR", help="where blobs and unpacked layers are kept")
+    add(
+        "--insecure",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="registry with plain http or an unknown certificate (repeatable)",
+    )
+    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
+    add("--progress", default="auto", metavar="MODE", help="auto, plain, tty, quiet or rawjson")
+    add("--trace", metavar="FILE", help="write a timeline in Chrome's trace format")
+    add("--no-cache", action="store_true", help="accepted: nothing is cached yet")
+    add("--pull", action="store_true", help="accepted: tags are always resolved anew")
+
+
+def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="show what a build would do",
+        description="Show which stages and steps a build would execute, and what each needs.",
+        epilog=_PLAN_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _dockerfile_arguments(plan)
+
+
+def _dockerfile_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("context", metavar="CONTEXT", help="directory with the files to COPY")
+    add("-f", "--file", metavar="FILE", help="Dockerfile (default: CONTEXT/Dockerfile; - is stdin)")
+    add("--target", metavar="STAGE", help="build this stage instead of the last one")
+    add("--build-arg", action="append", default=[], metavar="K[=V]", help="value for an ARG")
+    add("--platform", metavar="OS/ARCH", help="platform of the base images (default: this one)")

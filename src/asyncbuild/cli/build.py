@@ -1,0 +1,199 @@
+"""``asyncbuild build``: options to a request, the request to an image, the image's digest to stdout."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from asyncbuild.build.builder import build_image
+from asyncbuild.build.outcome import one_error
+from asyncbuild.build.request import BuildRequest, BuildResult
+from asyncbuild.cli.inputs import pairs, read_inputs
+from asyncbuild.cli.interrupt import interruptible
+from asyncbuild.errors import UsageError
+from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.layers.compression import GZIP, Codec, Compression
+from asyncbuild.output.spec import OutputKind, OutputSpec, parse_output
+from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
+from asyncbuild.registry.registries import RegistrySettings
+from asyncbuild.registry.transport import HostSettings
+from asyncbuild.report.choose import ProgressMode, make_reporter
+from asyncbuild.report.events import Reporter, Tee, WarningRaised
+from asyncbuild.report.metadata import (
+    BuildRecord,
+    ImageFacts,
+    write_iidfile,
+    write_metadata_file,
+)
+from asyncbuild.report.trace import TraceRecorder
+
+_TICK_SECONDS = 0.1
+
+
+def build(options: argparse.Namespace) -> int:
+    """Build, push, write files, print the digest."""
+    request = _request(options)
+    settings = _registry_settings(options, request, os.environ)
+    record = BuildRecord()
+    trace = TraceRecorder(time.monotonic)
+    shown = make_reporter(
+        ProgressMode.parse(options.progress), sys.stderr, os.environ, time.monotonic
+    )
+    reporter = Tee((shown, record, trace))
+    try:
+        if not (request.destinations or request.outputs):
+            reporter.emit(WarningRaised("no -t and no --output: the image will go nowhere"))
+        result = trio.run(_run, request, settings, reporter)
+    finally:
+        reporter.close()
+        if options.trace:
+            trace.write(Path(options.trace))
+    _write_files(options, request, result, record)
+    if not any(output.to_stdout for output in request.outputs):
+        sys.stdout.write(f"{result.manifest.digest}\n")
+    return 0
+
+
+async def _run(
+    request: BuildRequest, settings: RegistrySettings, reporter: Reporter
+) -> BuildResult:
+    async def tick() -> None:
+        while True:
+            await trio.sleep(_TICK_SECONDS)
+            reporter.tick()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    with one_error():
+        async with interruptible(signals), trio.open_nursery() as nursery:
+            nursery.start_soon(tick)
+            result = await build_image(request, settings, reporter)
+            nursery.cancel_scope.cancel()
+    return result
+
+
+def _request(options: argparse.Namespace) -> BuildRequest:
+    inputs = read_inputs(options)
+    tags = tuple(_reference(text) for text in options.tag)
+    outputs = tuple(parse_output(text) for text in options.output)
+    local = tuple(item for item in outputs if item.kind is not OutputKind.IMAGE)
+    return BuildRequest(
+        context=inputs.context,
+        dockerfile=inputs.dockerfile,
+        dockerfile_path=inputs.dockerfile_path,
+        store=store_directory(options.store, os.environ),
+        platform=inputs.platform,
+        build_platform=inputs.build_platform,
+        created=creation_time(os.environ),
+        destinations=_destinations(tags, outputs, push=options.push),
+        outputs=local,
+        names=tags or tuple(name for item in local for name in item.names),
+        target=options.target,
+        build_args=inputs.build_args,
+        labels=pairs(options.label, "--label"),
+        annotations=pairs(options.annotation, "--annotation"),
+        add_hosts=tuple(_host(text) for text in options.add_host),
+        network=options.network,
+        compression=_compression(outputs),
+        docker_media_types=any(item.oci_media_types is False for item in outputs),
+        stdout=sys.stdout.fileno() if any(item.to_stdout for item in outputs) else 1,
+    )
+
+
+def _destinations(
+    tags: tuple[Reference, ...], outputs: tuple[OutputSpec, ...], *, push: bool
+) -> tuple[Reference, ...]:
+    """Where to push: to every tag, unless there are outputs and none of them (nor --push) asks for it."""
+    images = [item for item in outputs if item.kind is OutputKind.IMAGE and item.push]
+    if outputs and not images and not push:
+        return ()
+    named = [name for item in images for name in item.names]
+    wanted = tuple(dict.fromkeys(tags or tuple(named)))
+    if (images or push) and not wanted:
+        raise UsageError("nothing says where to push", hint="name the image with -t")
+    for reference in wanted:
+        if reference.digest is not None:
+            raise UsageError(f"-t {reference}: a tag is pushed to, a digest is what comes of it")
+    return wanted
+
+
+def _reference(text: str) -> Reference:
+    try:
+        return Reference.parse(text)
+    except InvalidReference as error:
+        raise UsageError(f"-t: {error}") from None
+
+
+def _host(text: str) -> tuple[str, str]:
+    """``name:address`` or ``name=address``; an IPv6 address may stand in brackets."""
+    name, mark, address = text.partition("=" if "=" in text else ":")
+    if not (name and mark and address):
+        raise UsageError(f"--add-host {text}: write HOST:ADDRESS")
+    return name, address.strip("[]")
+
+
+def _compression(outputs: tuple[OutputSpec, ...]) -> Compression:
+    asked = {
+        Compression(Codec(item.compression.value), item.level)
+        for item in outputs
+        if item.compression is not None
+    }
+    if len(asked) > 1:
+        raise UsageError("two outputs ask for different compressions: layers are packed once")
+    return asked.pop() if asked else GZIP
+
+
+def store_directory(named: str | None, environ: Mapping[str, str]) -> Path:
+    """``--store``, or ``asyncbuild`` in the user's cache directory (XDG base directories)."""
+    if named:
+        return Path(named)
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache) / "asyncbuild"
+
+
+def creation_time(environ: Mapping[str, str]) -> int:
+    """SOURCE_DATE_EPOCH, or now; seconds since the epoch."""
+    text = environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return int(time.time())
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}: it must be seconds since 1970")
+    return int(text)
+
+
+def _registry_settings(
+    options: argparse.Namespace, request: BuildRequest, environ: Mapping[str, str]
+) -> RegistrySettings:
+    hosts: dict[str, HostSettings] = {}
+    insecure = [*options.insecure]
+    insecure += [
+        name.registry
+        for text in options.output
+        if (spec := parse_output(text)).insecure
+        for name in spec.names or request.destinations
+    ]
+    for host in insecure:
+        hosts[host] = HostSettings(insecure=True)
+    for host, file in pairs(options.registry_ca, "--registry-ca").items():
+        hosts[host] = replace(hosts.get(host, HostSettings()), ca_file=file)
+    keychain = DockerKeychain(load_docker_configs(environ, os.path.expanduser("~")), environ)
+    return RegistrySettings(keychain=keychain, hosts=hosts, environ=environ)
+
+
+def _write_files(
+    options: argparse.Namespace, request: BuildRequest, result: BuildResult, record: BuildRecord
+) -> None:
+    manifest = result.manifest
+    if options.metadata_file:
+        names = request.destinations or request.names
+        facts = ImageFacts(manifest.descriptor, manifest.config.digest, names)
+        write_metadata_file(Path(options.metadata_file), facts, record)
+    if options.iidfile:
+        write_iidfile(Path(options.iidfile), manifest.config.digest)

@@ -1,0 +1,42 @@
+"""From words to a command; from an error to an exit code and a text that helps."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from asyncbuild.cli import arguments
+from asyncbuild.errors import AsyncbuildError
+
+INTERRUPTED = 130
+TERMINATED = 143
+BROKEN = 70  # sysexits' EX_SOFTWARE: a fault of ours
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Parse ``words``, run their command, print its error if it raises one."""
+    try:
+        options = arguments.parser().parse_args(words)
+        return _command(options.command)(options)
+    except AsyncbuildError as error:
+        sys.stderr.write(f"\nasyncbuild: {error.render()}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        # whoever read our output has seen enough; the interpreter must not try to flush it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nasyncbuild: interrupted\n")
+        return INTERRUPTED
+
+
+def _command(name: str) -> Callable[..., int]:
+    """The function of a command; its module is imported only now."""
+    if name == "plan":
+        from asyncbuild.cli.plan import plan  # noqa: PLC0415
+
+        return plan
+    from asyncbuild.cli.build import build  # noqa: PLC0415
+
+    return build

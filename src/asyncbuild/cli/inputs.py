@@ -1,0 +1,106 @@
+"""What ``build`` and ``plan`` have in common: the Dockerfile, the context, arguments, the platform."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncbuild.errors import InputError, UsageError
+from asyncbuild.image.platform import Platform
+
+MOST_DOCKERFILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The Dockerfile's text and place, and what its ARGs and FROMs may depend on."""
+
+    context: Path
+    dockerfile: bytes
+    dockerfile_path: Path
+    build_args: Mapping[str, str]
+    platform: Platform
+    build_platform: Platform
+
+
+def read_inputs(options: argparse.Namespace) -> Inputs:
+    """Read what the options name. Raises `InputError` for what is not there, `UsageError` for the rest."""
+    context = Path(options.context)
+    if not context.is_dir():
+        what = "is not a directory" if context.exists() else "does not exist"
+        raise InputError(f"the context {context} {what}", hint="name the directory to COPY from")
+    path = _dockerfile_path(context, options.file)
+    here = Platform.of_machine(platform.machine())
+    return Inputs(
+        context=context,
+        dockerfile=_read(path),
+        dockerfile_path=path,
+        build_args=build_arguments(options.build_arg, os.environ),
+        platform=_platform(options.platform, here),
+        build_platform=here,
+    )
+
+
+def pairs(items: Iterable[str], option: str) -> dict[str, str]:
+    """``K=V`` words as a mapping; the last of a name wins."""
+    found = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option} {item}: write NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def build_arguments(items: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """``K=V``, or ``K`` for the value that the environment has; SOURCE_DATE_EPOCH is always passed on."""
+    found = {}
+    if "SOURCE_DATE_EPOCH" in environ:
+        found["SOURCE_DATE_EPOCH"] = environ["SOURCE_DATE_EPOCH"]
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not name:
+            raise UsageError(f"--build-arg {item}: write NAME=VALUE, or NAME to take it from here")
+        if equals:
+            found[name] = value
+        elif name in environ:
+            found[name] = environ[name]
+    return found
+
+
+def _dockerfile_path(context: Path, named: str | None) -> Path:
+    """BuildKit's rule: ``-f`` is seen from where the command runs."""
+    if named is not None:
+        return Path("/dev/stdin") if named == "-" else Path(named)
+    path = context / "Dockerfile"
+    lower = context / "dockerfile"
+    return lower if not path.exists() and lower.exists() else path
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with sys.stdin.buffer if str(path) == "/dev/stdin" else path.open("rb") as file:
+            text = file.read(MOST_DOCKERFILE_BYTES + 1)
+    except OSError as error:
+        raise InputError(
+            f"cannot read the Dockerfile {path}: {error.strerror}", hint="name it with -f"
+        ) from None
+    if len(text) > MOST_DOCKERFILE_BYTES:
+        raise InputError(f"{path} has more than {MOST_DOCKERFILE_BYTES} bytes: is it a Dockerfile?")
+    return text
+
+
+def _platform(text: str | None, here: Platform) -> Platform:
+    if text is None:
+        return here
+    if "," in text:
+        raise UsageError("--platform: several platforms in one build are not supported yet")
+    try:
+        return Platform.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--platform: {error}") from None

@@ -1,0 +1,25 @@
+"""``asyncbuild plan``: what a build would do, printed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from asyncbuild.cli.inputs import read_inputs
+from asyncbuild.dockerfile.parser import parse_dockerfile
+from asyncbuild.plan.planner import PlanRequest, make_plan
+from asyncbuild.plan.render import render
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Print the plan of a build; nothing is fetched and nothing executed."""
+    inputs = read_inputs(options)
+    dockerfile = parse_dockerfile(inputs.dockerfile, str(inputs.dockerfile_path))
+    request = PlanRequest(
+        platform=inputs.platform,
+        build_platform=inputs.build_platform,
+        build_args=inputs.build_args,
+        target=options.target,
+    )
+    sys.stdout.write(render(make_plan(dockerfile, request)))
+    return 0
