@@ -34,7 +34,7 @@ class Healthcheck:
     def from_json(cls, value: Mapping[str, Any]) -> Healthcheck:
         """Decode Docker's ``Healthcheck`` object."""
         return cls(
-            tuple(str(word) for word in value.get("Test") or ()),
+            _words(value.get("Test")) or (),
             int(value.get("Interval") or 0),
             int(value.get("Timeout") or 0),
             int(value.get("StartPeriod") or 0),
@@ -81,13 +81,17 @@ class RuntimeConfig:
         return dict(item.partition("=")[::2] for item in self.env)
 
     def with_env(self, name: str, value: str) -> RuntimeConfig:
-        """Set one variable: in its old place if it has one (names are case sensitive), else last."""
+        """Set one variable: in its old place if it has one (names are case sensitive), else last.
+
+        Of several places that a base image may have, the first stays.
+        """
         setting = f"{name}={value}"
-        names = [item.partition("=")[0] for item in self.env]
-        if name in names:
-            place = names.index(name)
-            return replace(self, env=(*self.env[:place], setting, *self.env[place + 1 :]))
-        return replace(self, env=(*self.env, setting))
+        places = [at for at, item in enumerate(self.env) if item.partition("=")[0] == name]
+        if not places:
+            return replace(self, env=(*self.env, setting))
+        others = [item for at, item in enumerate(self.env) if at not in places]
+        others.insert(places[0], setting)
+        return replace(self, env=tuple(others))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RuntimeConfig:
@@ -137,6 +141,9 @@ class RuntimeConfig:
 
 
 def _words(value: Any) -> tuple[str, ...] | None:
+    """A list of texts; a text alone is a list of one, as in docker (api/types/strslice)."""
+    if isinstance(value, str):
+        return (value,)
     return None if value is None else tuple(str(word) for word in value)
 
 
@@ -214,7 +221,7 @@ class ImageConfig:
             return cls._from_json(value)
         except InvalidDigest as error:
             raise InvalidConfig(f"rootfs.diff_ids: {error}") from None
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InvalidConfig(str(error)) from None
 
     @classmethod

@@ -75,13 +75,16 @@ class Descriptor:
         except InvalidDigest as error:
             raise InvalidManifest(f"a descriptor's digest: {error}") from None
         platform = value.get("platform")
+        urls = value.get("urls")
+        if not isinstance(urls, list | None):
+            raise InvalidManifest("a descriptor's urls is not a list")
         return cls(
             media_type=str(value.get("mediaType", "")),
             digest=digest,
             size=size,
             platform=Platform.from_json(platform) if isinstance(platform, dict) else None,
             annotations=_strings(value.get("annotations"), "annotations"),
-            urls=tuple(str(url) for url in value.get("urls") or ()),
+            urls=tuple(str(url) for url in urls or ()),
             artifact_type=str(value.get("artifactType", "")),
         )
 
@@ -177,16 +180,20 @@ class Index:
         return Digest.of(self.raw)
 
     def choose(self, platform: Platform) -> Descriptor | None:
-        """The first image entry for ``platform``; attestations and other artifacts never match."""
+        """The entry that suits ``platform`` best; attestations and other artifacts never match.
+
+        Of equal entries the first; a lower variant of the architecture where its own is missing.
+        """
         images = [
             entry
             for entry in self.manifests
             if entry.media_type in MANIFEST_TYPES
             and "vnd.docker.reference.type" not in entry.annotations
         ]
-        for entry in images:
-            if entry.platform is not None and platform.accepts(entry.platform):
-                return entry
+        for candidate in platform.candidates:
+            for entry in images:
+                if entry.platform is not None and candidate.accepts(entry.platform):
+                    return entry
         if len(images) == 1 and images[0].platform is None:
             return images[0]
         return None
@@ -234,4 +241,5 @@ def _strings(value: object, what: str) -> dict[str, str]:
 
 
 def _encode(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, ensure_ascii=False).encode()
+    # A lone surrogate (a byte of an argument that is not UTF-8) becomes its JSON escape.
+    return json.dumps(document, indent=2, ensure_ascii=False).encode(errors="backslashreplace")

@@ -17,7 +17,19 @@ _ARCHITECTURES = {
     "i386": ("386", ""),
     "i686": ("386", ""),
 }
-_DEFAULT_VARIANT = {"arm64": "v8", "arm": "v7"}
+_DEFAULT_VARIANT = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
+_VARIANTS = {
+    "amd64": ("v4", "v3", "v2", "v1"),
+    "arm64": ("v9", "v8"),
+    "arm": ("v8", "v7", "v6", "v5"),
+}
+_SYSTEMS = ("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd")
+_GO_ARCHITECTURES = frozenset(
+    [
+        *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle"),
+        *("ppc64", "ppc64le", "riscv64", "s390x", "wasm"),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,19 +42,22 @@ class Platform:
     os_version: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Platform:
-        """Parse ``linux/amd64``, ``linux/arm/v7`` or a bare architecture; ValueError otherwise."""
-        parts = text.strip().split("/")
-        if len(parts) == 1:
-            parts = [parts[0]] if parts[0] in ("linux", "windows") else ["linux", parts[0]]
-        if len(parts) == 1:
-            parts.append("amd64")
-        if len(parts) > 3 or not all(parts):
+    def parse(cls, text: str, machine: Platform | None = None) -> Platform:
+        """Parse ``linux/amd64``, ``linux/arm/v7`` or a bare architecture; ValueError otherwise.
+
+        A bare system takes the architecture of ``machine``, if that is given.
+        """
+        parts = text.strip().lower().split("/")
+        if parts[0] in _SYSTEMS and len(parts) == 1 and machine is not None:
+            parts.append(machine.architecture)
+        elif parts[0] in _GO_ARCHITECTURES | _ARCHITECTURES.keys() and len(parts) == 1:
+            parts.insert(0, "linux")
+        if not 2 <= len(parts) <= 3 or not all(parts):
             raise ValueError(f"{text!r} is not a platform: write os/architecture[/variant]")
-        architecture, variant = _ARCHITECTURES.get(parts[1].lower(), (parts[1].lower(), ""))
+        architecture, variant = _ARCHITECTURES.get(parts[1], (parts[1], ""))
         if len(parts) == 3:
-            variant = parts[2]
-        return cls(parts[0].lower(), architecture, variant)
+            variant = _with_v(parts[2])
+        return cls(parts[0], architecture, variant)
 
     @classmethod
     def of_machine(cls, machine: str) -> Platform:
@@ -70,18 +85,38 @@ class Platform:
         return value
 
     @property
-    def _effective_variant(self) -> str:
-        return self.variant or _DEFAULT_VARIANT.get(self.architecture, "")
+    def _normal(self) -> tuple[str, str]:
+        """Architecture and variant in one spelling (containerd/platforms, database.go)."""
+        architecture, variant = _ARCHITECTURES.get(
+            self.architecture.lower(), (self.architecture.lower(), "")
+        )
+        variant = _with_v(self.variant.lower()) or variant or _DEFAULT_VARIANT.get(architecture, "")
+        return architecture, variant.removesuffix(".0")
 
     def accepts(self, other: Platform) -> bool:
         """Whether an image for ``other`` is exactly what this platform asks for."""
         return (
             self.os == other.os
-            and self.architecture == other.architecture
-            and self._effective_variant == other._effective_variant
+            and self._normal == other._normal
             and (not self.os_version or self.os_version == other.os_version)
         )
+
+    @property
+    def candidates(self) -> tuple[Platform, ...]:
+        """What runs here, best first: this platform, then the lower variants of its architecture.
+
+        containerd also lets amd64 run 386 and arm64 run arm; we do not choose those unasked.
+        """
+        architecture, variant = self._normal
+        known = _VARIANTS.get(architecture, ())
+        lower = known[known.index(variant) + 1 :] if variant in known else ()
+        return (self, *(Platform(self.os, architecture, item, self.os_version) for item in lower))
 
     def __str__(self) -> str:
         text = f"{self.os}/{self.architecture}"
         return f"{text}/{self.variant}" if self.variant else text
+
+
+def _with_v(variant: str) -> str:
+    """``7`` and ``v7`` are one variant."""
+    return f"v{variant}" if variant[:1].isdigit() else variant

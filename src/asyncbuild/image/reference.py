@@ -23,9 +23,12 @@ class InvalidReference(ValueError):
     """Text that is not an image reference; the message says which part is wrong."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Reference:
-    """A registry host (with port), a repository in it, and a tag, a digest, or both."""
+    """A registry host (with port), a repository in it, and a tag, a digest, or both.
+
+    References sort by their text.
+    """
 
     registry: str
     repository: str
@@ -73,12 +76,19 @@ class Reference:
 
     @property
     def familiar(self) -> str:
-        """The short form that people type: ``docker.io/library/`` is left out."""
+        """The shortest form that is read back as this reference: Docker Hub's name is left out."""
         text = str(self)
-        for prefix in (f"{DOCKER_HUB}/library/", f"{DOCKER_HUB}/"):
-            if text.startswith(prefix):
-                return text[len(prefix) :]
-        return text
+        if self.registry != DOCKER_HUB:
+            return text
+        first, slash, rest = self.repository.partition("/")
+        short = text.removeprefix(f"{DOCKER_HUB}/")
+        if first == "library" and slash and "/" not in rest:
+            return short.removeprefix("library/")
+        # A first part that looks like a host would be read as one.
+        return text if _is_registry(first) or not slash else short
+
+    def __lt__(self, other: Reference) -> bool:
+        return str(self) < str(other)
 
     def __str__(self) -> str:
         text = self.name
@@ -104,9 +114,7 @@ def _split_tag(name: str) -> tuple[str, str | None]:
 
 def _split_registry(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
-    if slash and (first == "localhost" or any(mark in first for mark in ".:") or first[:1] == "["):
-        registry, repository = first, rest
-    elif slash and first != first.lower():
+    if slash and _is_registry(first):
         registry, repository = first, rest
     else:
         registry, repository = DOCKER_HUB, name
@@ -115,3 +123,9 @@ def _split_registry(name: str) -> tuple[str, str]:
     if registry == DOCKER_HUB and "/" not in repository:
         repository = f"library/{repository}"
     return registry, repository
+
+
+def _is_registry(first: str) -> bool:
+    """Whether the first of several parts is a registry's host (distribution/reference, normalize.go)."""
+    looks_like_host = first == "localhost" or any(mark in first for mark in ".:[")
+    return looks_like_host or first != first.lower()
