@@ -92,7 +92,7 @@ async def _build(
     for notice in plan.notices:
         reporter.emit(WarningRaised(notice.message, notice.location))
     steps = sum(len(stage.steps) for stage in plan.stages)
-    names = tuple(str(name) for name in (*request.destinations, *request.names))
+    names = tuple(dict.fromkeys(str(name) for name in request.all_names))
     reporter.emit(BuildStarted(names, len(plan.stages), steps))
     async with AsyncExitStack() as stack:
         registries = await stack.enter_async_context(Registries(settings))
@@ -160,8 +160,7 @@ async def _image(session: Session, state: StageState) -> BuiltImage:
     )
     await trio.to_thread.run_sync(session.job.store.put_blob, raw)
     await trio.to_thread.run_sync(session.job.store.put_blob, manifest.raw)
-    names = (*request.destinations, *request.names)
-    return BuiltImage(manifest, raw, config.platform, names, config.created)
+    return BuiltImage(manifest, raw, config.platform, request.all_names, config.created)
 
 
 async def _finish(

@@ -12,7 +12,7 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.layers.pack import PackedLayer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BaseLayer:
     """A layer of the base image: it exists in a registry, and is mounted rather than moved."""
 

@@ -47,6 +47,11 @@ class BuildRequest:
     stdout: int = 1
     workers: int | None = None
 
+    @property
+    def all_names(self) -> tuple[Reference, ...]:
+        """What the image is called, pushed or not; each name once."""
+        return tuple(dict.fromkeys((*self.destinations, *self.names)))
+
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
