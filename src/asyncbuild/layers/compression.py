@@ -282,8 +282,12 @@ def _unzstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
     reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
     buffer = bytearray(MIB)
     view = memoryview(buffer)
+    nothing = True
     try:
         while count := reader.readinto(buffer):
             yield bytes(view[:count])
+            nothing = False
     except zstandard.ZstdError as error:
         raise LayerError(f"the zstd stream is damaged: {error}") from error
+    if nothing:  # the library says nothing of a stream that ends early; a tar has an end of its own
+        raise LayerError("the zstd stream is truncated, or empty")

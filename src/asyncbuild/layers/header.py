@@ -91,7 +91,7 @@ def encode_header(entry: Entry) -> bytes:
         if not 0 <= number <= limit:
             records[key] = b"%d" % number
     for attribute, value in entry.xattrs:
-        records[XATTR_RECORD + attribute.encode("utf-8", "surrogateescape")] = value
+        records[XATTR_RECORD + _xattr_key(attribute)] = value
     uid, gid, size = (
         0 if key in records else n
         for key, n in zip((b"uid", b"gid", b"size"), numbers, strict=True)
@@ -128,6 +128,18 @@ def _path_record(key: bytes, value: bytes, records: dict[bytes, bytes]) -> None:
     if not _is_utf8(value):
         records[b"hdrcharset"] = b"BINARY"
     records[key] = value
+
+
+def _xattr_key(attribute: str) -> bytes:
+    """The name of an extended attribute in a pax key, where ``=`` cannot stand: escaped as by GNU tar."""
+    name = attribute.encode("utf-8", "surrogateescape")
+    return name.replace(b"%", b"%25").replace(b"=", b"%3D")
+
+
+def xattr_name(key: bytes) -> str:
+    """The extended attribute's name that the rest of a ``SCHILY.xattr.`` key stands for."""
+    name = key.replace(b"%3D", b"=").replace(b"%25", b"%")
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _is_utf8(name: bytes) -> bool:

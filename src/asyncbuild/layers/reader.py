@@ -35,6 +35,7 @@ from asyncbuild.layers.header import (
     decode_time,
     padding,
     text_field,
+    xattr_name,
 )
 
 _ZEROS: Final = bytes(BLOCK)
@@ -227,7 +228,7 @@ class TarReader:
         xattrs: dict[str, bytes] = {}
         for key, value in records:
             if key.startswith(XATTR_RECORD):
-                xattrs[key[len(XATTR_RECORD) :].decode("utf-8", "surrogateescape")] = value
+                xattrs[xattr_name(key[len(XATTR_RECORD) :])] = value
             elif not value:
                 continue  # an empty value restores what the header says
             elif key == b"size":

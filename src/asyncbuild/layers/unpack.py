@@ -76,12 +76,12 @@ def unpack(job: UnpackJob, chunks: Iterable[bytes]) -> Unpacked:
     with Ahead(blob.content(chunks), _AHEAD) as blocks:
         try:
             facts = _unpack_tar(job, blocks)
+            for _ in blocks:
+                pass  # what follows the archive is hashed all the same
         except LayerError as error:
             _finish_reading(blocks)
             blob.check()
             raise LayerError(f"layer {job.digest.short}: {error.message}") from error
-        for _ in blocks:
-            pass
     blob.check()
     diff_id = DiffId("sha256", blob.diff_hash.hexdigest())
     if job.diff_id is not None and diff_id != job.diff_id:
