@@ -15,6 +15,7 @@ from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 
 _NAME = re.compile(r"annotation(?:-(?P<level>[a-z-]+))?(?:\[(?P<platform>[^\]]*)\])?\.(?P<key>.+)")
+_OPTION = re.compile(r"(?P<level>[a-z-]+)(?:\[(?P<platform>[^\]]*)\])?")
 _LEVELS_OF_AN_INDEX = ("index", "index-descriptor")
 
 
@@ -55,6 +56,27 @@ def parse_annotation(name: str, value: str) -> Annotation:
     return Annotation(
         match["key"], value, _level(match["level"], name), _platform(match["platform"], name)
     )
+
+
+def parse_annotation_option(text: str) -> tuple[Annotation, ...]:
+    """Read a value of ``--annotation``: ``[LEVEL[[PLATFORM]],…:]KEY=VALUE``, one for each level named.
+
+    As in buildx (util/buildflags, ParseAnnotations), so a key with a colon needs a level in front.
+    """
+    front, equals, value = text.partition("=")
+    levels, colon, key = front.partition(":")
+    if not equals or not (key if colon else front):
+        raise UsageError(f"--annotation {text}: write KEY=VALUE")
+    if not colon:
+        return (Annotation(front, value),)
+    found = []
+    for item in levels.split(","):
+        match = _OPTION.fullmatch(item)
+        if match is None:
+            raise UsageError(f"--annotation {text}: {item!r} is not LEVEL or LEVEL[PLATFORM]")
+        level, platform = _level(match["level"], text), _platform(match["platform"], text)
+        found.append(Annotation(key, value, level, platform))
+    return tuple(found)
 
 
 def annotations_at(

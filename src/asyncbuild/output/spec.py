@@ -113,7 +113,7 @@ def parse_output(text: str) -> OutputSpec:
     annotations = [
         parse_annotation(key, pairs.pop(key)) for key in list(pairs) if is_annotation(key)
     ]
-    compression = _compression(text, pairs)
+    compression, level = _compression(text, pairs)
     spec = OutputSpec(
         kind=kind,
         destination=pairs.pop("dest", "") or None,
@@ -122,7 +122,7 @@ def parse_output(text: str) -> OutputSpec:
         insecure=_flag(text, pairs, "registry.insecure", default=False),
         tar=_flag(text, pairs, "tar", default=True),
         compression=compression,
-        level=_level(text, pairs, compression),
+        level=level,
         oci_media_types=_optional_flag(text, pairs, "oci-mediatypes"),
         annotations=tuple(annotations),
     )
@@ -189,23 +189,23 @@ def _optional_flag(text: str, pairs: dict[str, str], key: str) -> bool | None:
     raise _refusal(text, f"{key}={value} is neither true nor false")
 
 
-def _compression(text: str, pairs: dict[str, str]) -> Compression | None:
+def _compression(text: str, pairs: dict[str, str]) -> tuple[Compression | None, int | None]:
+    """What ``compression`` and ``compression-level`` ask for; a level alone is gzip's, as in BuildKit."""
     value = pairs.pop("compression", None)
-    if value is None:
-        return None
+    level = pairs.pop("compression-level", None)
+    if value is None and level is None:
+        return None, None
     try:
-        return Compression(value)
+        compression = Compression("gzip" if value is None else value)
     except ValueError:
         choices = ", ".join(item.value for item in Compression)
         state = "not in this version" if value == "estargz" else "unknown"
         raise _refusal(text, f"compression={value} is {state}: it is {choices}") from None
+    return compression, None if level is None else _level(text, level, compression)
 
 
-def _level(text: str, pairs: dict[str, str], compression: Compression | None) -> int | None:
-    value = pairs.pop("compression-level", None)
-    if value is None:
-        return None
-    levels = _LEVELS.get(compression or Compression.GZIP)
+def _level(text: str, value: str, compression: Compression) -> int:
+    levels = _LEVELS.get(compression)
     if levels is None:
         raise _refusal(text, "compression-level has no meaning for compression=uncompressed")
     # Not int(): it takes "+3", "1_0" and digits of other scripts.

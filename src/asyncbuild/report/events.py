@@ -246,9 +246,10 @@ class BuildFinished:
 
 @dataclass(frozen=True, slots=True)
 class BuildFailed:
-    """The build ended without its result. Whoever catches the error prints it; ``step`` is the failing one.
+    """The build ended without its result; whoever catches the error prints it.
 
-    ``summary`` is one short line; ``cancelled`` tells a Ctrl-C from a failure.
+    ``summary`` is one short line, ``step`` the failing one (its output has been shown when it finished);
+    ``cancelled`` tells a Ctrl-C from a failure.
     """
 
     summary: str

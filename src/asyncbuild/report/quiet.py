@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from asyncbuild.report.events import BuildFailed, Event, Outcome, RunOutput, StepFinished
+from asyncbuild.report.escape import one_line, printable
+from asyncbuild.report.events import Event, Outcome, RunOutput, StepFinished
 from asyncbuild.report.stream import Output
 from asyncbuild.report.tails import OutputTails
 from asyncbuild.report.view import TAIL_OF_FAILURE
-from asyncbuild.report.wording import sentence
+from asyncbuild.report.wording import outcome
 
 
 class QuietReporter:
-    """Writes nothing but the failing step's last lines."""
+    """Writes nothing but a failing step and its last lines."""
 
     def __init__(self, stream: TextIO) -> None:
         self._output = Output(stream)
@@ -23,11 +24,16 @@ class QuietReporter:
         match event:
             case RunOutput():
                 self._tails.add(event)
-            case StepFinished() if event.outcome is not Outcome.FAILED:
+            case StepFinished():
+                if event.outcome is Outcome.FAILED:
+                    self._tell(event)
                 self._tails.drop(event.step)
-            case BuildFailed(step=step) if step is not None and (found := self._tails.report(step)):
-                lines = [": ".join(sentence(event)), *found]
-                self._output.write("".join(f"{line}\n" for line in lines))
+
+    def _tell(self, event: StepFinished) -> None:
+        step = f"[{printable(event.step.label)}] {one_line(event.step.text)}"
+        how = outcome(event.outcome, event.seconds)
+        lines = [f"{step}: {how}", *self._tails.report(event.step)]
+        self._output.write("".join(f"{line}\n" for line in lines))
 
     def tick(self) -> None:
         """Nothing to draw."""

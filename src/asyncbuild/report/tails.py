@@ -37,7 +37,7 @@ class OutputTails:
         return [*tail.lines, *(line for line in pending if line)][-self._limit :]
 
     def drop(self, step: Step) -> None:
-        """Forget a step that ended well."""
+        """Forget a step that is over."""
         self._tails.pop(step, None)
 
     def report(self, step: Step) -> list[str]:

@@ -116,7 +116,8 @@ class View:
                 self._over = True
                 self._keep(" ".join(sentence(event)), Tone.GOOD)
             case BuildFailed():
-                self._fail(event)
+                self._over = True
+                self._keep(": ".join(sentence(event)), Tone.BAD)
 
     def take_finished(self) -> list[Line]:
         """The lines that are new above the live part; each is given once."""
@@ -165,14 +166,9 @@ class View:
             case Outcome.CACHED | Outcome.SKIPPED:
                 line = _step_line(event.step, str(event.outcome.value), Tone.GOOD)
         self._finished.append(line)
-        if event.outcome is not Outcome.FAILED:
-            self._tails.drop(event.step)
-
-    def _fail(self, event: BuildFailed) -> None:
-        self._over = True
-        said = self._tails.report(event.step) if event.step else []
-        self._finished += [Line(f"    {text}") for text in said]
-        self._keep(": ".join(sentence(event)), Tone.BAD)
+        if event.outcome is Outcome.FAILED:
+            self._finished += [Line(f"    {text}") for text in self._tails.report(event.step)]
+        self._tails.drop(event.step)
 
     def _keep(self, text: str, tone: Tone) -> None:
         self._finished.append(Line(f" => {text}", tone=tone))
