@@ -78,7 +78,7 @@ def read_flags(instruction: str, raw: tuple[str, ...]) -> FlagValues:
             hint = did_you_mean(name, known)
             owners = [other for other, flags in FLAGS.items() if name in flags]
             if hint is None and owners:
-                hint = f"{' and '.join(owners)} know {marked}, {instruction} does not"
+                hint = f"{marked} is a flag of {' and '.join(owners)}"
             raise Problem(f"{instruction} has no flag {marked}", hint=hint, near=marked)
         if name in values and kind is not FlagKind.LIST:
             raise Problem(f"{marked} is given twice", near=marked)

@@ -32,7 +32,7 @@ from asyncbuild.dockerfile.mounts import MountFlag, parse_device
 from asyncbuild.dockerfile.quantities import parse_duration
 from asyncbuild.dockerfile.source import Notice, Problem, SourceText, printable
 from asyncbuild.dockerfile.suggest import did_you_mean
-from asyncbuild.dockerfile.words import SPACES
+from asyncbuild.dockerfile.words import SPACES, WordError
 from asyncbuild.errors import DockerfileError, SourceLocation
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
@@ -232,20 +232,27 @@ def _files(request: _Request) -> tuple[tuple[str, ...], str, tuple[Heredoc, ...]
     json = request.json
     words = split_blanks(request.rest) if json is None else json
     if len(words) < 2:
-        only = " but only one is given" if words else ""
+        only = ", but only one word is given" if words else ""
         hint = f"write {request.name} source… destination"
         raise Problem(f"{request.name} needs a source and a destination{only}", hint=hint)
     if json is not None:
         return words[:-1], words[-1], ()
-    if parse_heredoc(words[-1]):
+    if _opens_heredoc(words[-1]):
         raise Problem("a heredoc cannot be the destination", near=words[-1])
-    sources = tuple(word for word in words[:-1] if not parse_heredoc(word))
+    sources = tuple(word for word in words[:-1] if not _opens_heredoc(word))
     if len(words) - 1 - len(sources) != len(request.heredocs):
         hint = "write <<EOF as one word, without a blank in it"
         raise Problem(
             f"{request.name} cannot tell its heredocs from its sources", hint=hint, near="<<"
         )
     return sources, words[-1], request.heredocs
+
+
+def _opens_heredoc(word: str) -> bool:
+    try:
+        return parse_heredoc(word) is not None
+    except WordError:
+        return False
 
 
 def _copy(request: _Request) -> i.Copy:

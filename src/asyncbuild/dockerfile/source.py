@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from asyncbuild.errors import DockerfileError, SourceLocation
 
 _EXCERPT_LINES = 12
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Problem(ValueError):
@@ -78,16 +80,12 @@ class SourceText:
             if "\0" not in line and line.isascii():
                 continue
             for column, character in enumerate(line, 1):
-                if character == "\0" or "\ud800" <= character <= "\udfff":
+                if character == "\0" or _SURROGATES.match(character):
                     what = "a NUL character" if character == "\0" else "bytes that are not UTF-8"
                     place = self.location(number, number, column)
                     raise DockerfileError(f"an instruction contains {what}", location=place)
 
 
 def printable(text: str) -> str:
-    """``text`` with what no terminal can print (lone surrogates) replaced."""
-    return (
-        text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        if (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text))
-        else text
-    )
+    """``text`` with lone surrogates, which no output can encode, replaced."""
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)

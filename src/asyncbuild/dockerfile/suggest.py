@@ -8,9 +8,12 @@ _TOO_FAR = 3
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The first of the nearest ``known`` names, or None if none is near or ``name`` is one of them."""
+    """The first of the nearest ``known`` names, or None if none is near or ``name`` is one of them.
+
+    A name of one or two letters is near to too much: at least one letter must agree.
+    """
     best: str | None = None
-    limit = _TOO_FAR
+    limit = min(_TOO_FAR, len(name))
     for candidate in known:
         if candidate == name:
             return None

@@ -185,13 +185,12 @@ class _Lexer:
                 continue
             self.take()
             if character == self.rules.escape:
-                if keep_escapes:
-                    result.append(character)
                 following = self.peek()
                 if not following:
                     continue
                 if following in ('"', "$", self.rules.escape):
-                    character = self.take()
+                    kept = character if keep_escapes else ""
+                    character = kept + self.take()
             result.append(character)
         raise WordError("a double quote is never closed")
 
