@@ -35,7 +35,7 @@ from asyncbuild.testing.httpscan import End, Head, Part, Scanner, request_framin
 from asyncbuild.testing.linkmodel import Flow, LinkShape, Wire
 
 #: Bytes read from a socket at once; also the largest piece that enters the link.
-PIECE = 128 * 1024
+PIECE = 256 * 1024
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 
