@@ -34,3 +34,7 @@ lock *arguments:
 # what CI runs
 ci:
     .ci/run
+
+# the far-link bench, asyncbuild against its peers: perf/run --help
+perf *arguments: setup
+    perf/run {{arguments}}

@@ -75,6 +75,7 @@ def run_case(case: Case, stand: Stand, repeat: int) -> Run:
     build = Build(lay_out(case.job, near), near, f"built/{case.job.name.lower()}", state)
     output = stand.results / "logs" / f"{case.name}-{repeat}.log"
     requests = stand.results / "requests" / f"{case.name}-{repeat}.jsonl"
+    output.unlink(missing_ok=True)
     try:
         if case.state == "warm":
             with far_registry(stand, Link(0), state / "warm-up.jsonl"):

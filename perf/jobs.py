@@ -33,6 +33,7 @@ class Work:
 
     pulls: tuple[str, ...] = ()
     new_bytes: int = 0
+    new_compressed: int = 0
     new_files: int = 0
     run_seconds: float = 0.0
     round_trips: int = 5
@@ -131,14 +132,14 @@ JOBS = {
             "COPY of 5,000 files, 100 MB, and a trivial RUN on the many-layer base",
             _j2,
             _j2_fill,
-            Work(("many",), 100_000_000, 5000, 0.0, 5),
+            Work(("many",), 100_000_000, 40_000_000, 5000),
         ),
         Job(
             "J3",
             "four independent stages with a RUN of 2 s, four COPY --from",
             _j3,
             _j3_fill,
-            Work(tuple(SIBLINGS), 16_000_000, 800, 2.1, 5),
+            Work(tuple(SIBLINGS), 16_000_000, 200_000, 800, run_seconds=2.1),
         ),
     )
 }

@@ -20,8 +20,6 @@ INFLATE = 608e6
 DEFLATE = 350e6
 UNPACK_FILES = 33_000
 PACK_FILES = 38_000
-#: How small the generated contexts become (source-like text).
-CONTEXT_RATIO = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def limit(
     """
     layers = {layer.digest: layer for name in job.work.pulls for layer in bases[name]}.values()
     down = sum(layer.size for layer in layers)
-    up = job.work.new_bytes * CONTEXT_RATIO
+    up = job.work.new_compressed
     unpacked = sum(layer.unpacked for layer in layers)
     pull = down / HASH + unpacked / INFLATE + unpacked / HASH
     pull += sum(layer.entries for layer in layers) / UNPACK_FILES
