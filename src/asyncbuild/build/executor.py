@@ -12,11 +12,12 @@ from dataclasses import replace
 import trio
 
 from asyncbuild.build import metadata, steps
+from asyncbuild.build.job import Job
 from asyncbuild.build.layers import BaseLayer
 from asyncbuild.build.metadata import ImageState
 from asyncbuild.build.root import Root
 from asyncbuild.build.session import Session
-from asyncbuild.build.stage import StageState
+from asyncbuild.build.stage import Change, StageState
 from asyncbuild.build.supply import BaseImage
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
@@ -36,9 +37,12 @@ async def execute_stage(session: Session, index: int) -> StageState:
     state, todo = await _begin(session, stage)
     emit = session.job.reporter.emit
     emit(events.StageStarted(stage.label, _base_text(stage), len(todo)))
+    if _has_run(todo):
+        session.sandboxes.prepare()
     for number, step in enumerate(todo, 1):
         named = events.Step(stage.label, number, len(todo), _step_text(step))
-        state = await _execute_and_tell(session, stage, state, step, named)
+        at = steps.At(session, stage, step, named, state, more_runs=_has_run(todo[number:]))
+        state = await _execute_and_tell(at)
     emit(events.StageFinished(stage.label, trio.current_time() - started))
     return state
 
@@ -83,30 +87,27 @@ def _from_image(
     return StageState(image, scope, Root(lambda: session.supply.root(base)), layers)
 
 
-async def _execute_and_tell(
-    session: Session, stage: PlanStage, state: StageState, step: Step, named: events.Step
-) -> StageState:
-    emit = session.job.reporter.emit
-    emit(events.StepStarted(named))
+async def _execute_and_tell(at: steps.At) -> StageState:
+    emit = at.session.job.reporter.emit
+    emit(events.StepStarted(at.named))
     started = trio.current_time()
     try:
-        state = await _execute(session, stage, state, step, named)
+        state = await _execute(at)
     except AsyncbuildError as error:
         seconds = trio.current_time() - started
-        emit(events.StepFinished(named, seconds, events.Outcome.FAILED))
-        raise error.at(step.instruction.location) from error
-    emit(events.StepFinished(named, trio.current_time() - started))
-    session.steps_executed += 1
+        emit(events.StepFinished(at.named, seconds, events.Outcome.FAILED))
+        raise error.at(at.step.instruction.location) from error
+    emit(events.StepFinished(at.named, trio.current_time() - started))
+    at.session.steps_executed += 1
     return state
 
 
-async def _execute(
-    session: Session, stage: PlanStage, state: StageState, step: Step, named: events.Step
-) -> StageState:
+async def _execute(at: steps.At) -> StageState:
     """One step: words, files, configuration, history, in this order."""
-    instruction = state.scope.resolve(step.instruction).instruction
+    state = at.state
+    instruction = state.scope.resolve(at.step.instruction).instruction
     check_instruction(instruction)
-    at = steps.At(session, stage, step, named, state)
+    change: Change | None = None
     match instruction:
         case ins.Run():
             change = await steps.run(at, instruction)
@@ -115,8 +116,8 @@ async def _execute(
         case ins.Workdir():
             change = await steps.make_working_directory(at, instruction)
         case _:
-            change = None
-    history = _history(session, state, instruction, layer=change is not None)
+            pass
+    history = _history(at.session.job, state, instruction, layer=change is not None)
     image = metadata.apply(state.image, instruction)
     state = replace(state, scope=state.scope.after(instruction), image=image.with_history(*history))
     if change is None:
@@ -126,7 +127,7 @@ async def _execute(
 
 
 def _history(
-    session: Session, state: StageState, instruction: ins.Instruction, *, layer: bool
+    job: Job, state: StageState, instruction: ins.Instruction, *, layer: bool
 ) -> tuple[HistoryEntry, ...]:
     """The line that BuildKit writes for this instruction, if it writes one."""
     context = HistoryContext(
@@ -135,8 +136,11 @@ def _history(
     text = history_text(instruction, context)
     if text is None:
         return ()
-    created = session.job.created_text
-    return (HistoryEntry(text, created, HISTORY_COMMENT, empty_layer=not layer),)
+    return (HistoryEntry(text, job.created_text, HISTORY_COMMENT, empty_layer=not layer),)
+
+
+def _has_run(todo: tuple[Step, ...]) -> bool:
+    return any(isinstance(step.instruction, ins.Run) for step in todo)
 
 
 def _base_text(stage: PlanStage) -> str:

@@ -18,6 +18,7 @@ from asyncbuild.build.layers import ImageLayer
 from asyncbuild.build.packing import Packer
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.request import BuildRequest
+from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.supply import Supply
 from asyncbuild.context.directory import DirectoryContext, open_context
@@ -49,6 +50,7 @@ class Session:
         self.context: Future[DirectoryContext] = job.ledger.spawn(
             job.nursery, "context", self._open_context
         )
+        self.sandboxes = Sandboxes(job.nursery, job.ledger)
         self.steps_executed = 0
         self._execute = execute
         self._stages: dict[int, Future[StageState]] = {}

@@ -89,6 +89,17 @@ def place(
     return target.changes()
 
 
+def make_directory(placement: Placement, root: Facts | None) -> ChangeSet:
+    """What WORKDIR adds: the directory ``placement.destination`` and those above it that are missing.
+
+    Nothing, if it is there. Links are followed inside the root. `DockerfileError` if something else is
+    in the way.
+    """
+    target = _Target(placement, root)
+    target.make(clean(placement.destination))
+    return target.changes()
+
+
 def _inline(file: InlineFile, placement: Placement) -> CopySource:
     entry = Entry(
         file.name,
@@ -109,6 +120,8 @@ class _Target:
         self._root = root
         self._added: dict[str, Entry] = {}
         self._links: dict[str, list[str]] = {}
+        self._made: set[str] = set()
+        self._new: set[str] = set()  # directories that the root does not have
         self._single: str | None = None
 
     def copy(self, source: CopySource) -> None:
@@ -126,32 +139,40 @@ class _Target:
             self._make(parent_of(destination))
             self._add(source.entries, source, destination)
 
+    def make(self, path: str) -> None:
+        """Make the directory that ``path`` leads to."""
+        self._make(self._resolve(path))
+
     def lookup(self, path: str) -> Entry | None:
         """What is at ``path`` now."""
         added = self._added.get(path)
-        if added is not None or self._root is None:
-            return added or (Entry("", Kind.DIRECTORY, _DIRECTORY_MODE) if not path else None)
+        if added is not None or (path and parent_of(path) in self._new):
+            return added
+        if self._root is None:
+            return None if path else Entry("", Kind.DIRECTORY, _DIRECTORY_MODE)
         return self._root.lookup(path)
 
     def changes(self) -> ChangeSet:
         """Everything that was added, and the directories above it as they are."""
         above: dict[str, Entry] = {}
         for path in self._added:
-            for up in reversed(ancestors(path)):
-                if up in self._added or up in above:
-                    break
+            up = parent_of(path)
+            while up and up not in self._added and up not in above:
                 entry = self.lookup(up)
                 assert entry is not None
                 above[up] = entry
+                up = parent_of(up)
         return ChangeSet.of([*above.values(), *(e for path, e in self._added.items() if path)])
 
     def _copy_directory(self, source: CopySource, destination: str, found: Entry | None) -> None:
-        if found is None:
-            self._make(destination, mtime_ns=source.entries[0].mtime_ns)
-        elif found.kind is not Kind.DIRECTORY:
-            raise self._misfit(destination, f"directory /{source.path} cannot replace")
-        elif destination:
-            self._added.setdefault(destination, found)
+        if found is not None and found.kind is not Kind.DIRECTORY:
+            raise self._misfit(destination, f"the directory /{source.path} cannot replace")
+        self._make(destination)
+        if destination:
+            there = self.lookup(destination)
+            assert there is not None
+            time = source.entries[0].mtime_ns if destination in self._made else there.mtime_ns
+            self._added[destination] = replace(there, mtime_ns=time)
         self._add(source.entries[1:], source, destination)
 
     def _claim(self, destination: str, source: CopySource) -> None:
@@ -194,6 +215,8 @@ class _Target:
         """Whether a thing of this kind can be put at ``path``."""
         old = self.lookup(path)
         if old is None:
+            if kind is Kind.DIRECTORY:
+                self._new.add(path)
             return
         if (old.kind is Kind.DIRECTORY) != (kind is Kind.DIRECTORY):
             what = "a directory" if kind is Kind.DIRECTORY else "a file"
@@ -213,22 +236,23 @@ class _Target:
         if others:
             self._links[heir] = others
 
-    def _make(self, path: str, *, mtime_ns: int | None = None) -> None:
+    def _make(self, path: str) -> None:
         """Make the directory ``path`` and those above it where they are missing."""
         for directory in [*ancestors(path), path]:
             found = self.lookup(directory)
             if found is None:
-                self._added[directory] = self._directory(directory, mtime_ns)
+                self._added[directory] = self._directory(directory)
+                self._made.add(directory)
+                self._new.add(directory)
             elif found.kind is not Kind.DIRECTORY:
                 raise self._misfit(directory, "a directory is needed in place of")
 
-    def _directory(self, path: str, mtime_ns: int | None) -> Entry:
+    def _directory(self, path: str) -> Entry:
         uid, gid = self._placement.owner or (0, 0)
         mode = _DIRECTORY_MODE
         if self._placement.mode is not None and self._placement.mode.octal is not None:
             mode = self._placement.mode.octal
-        time = self._placement.made_ns if mtime_ns is None else mtime_ns
-        return Entry(path, Kind.DIRECTORY, mode, uid, gid, time)
+        return Entry(path, Kind.DIRECTORY, mode, uid, gid, self._placement.made_ns)
 
     def _misfit(self, path: str, problem: str) -> DockerfileError:
         found = self.lookup(path)

@@ -1,0 +1,42 @@
+"""Sandboxes that are started before what they will run is known: half of what a RUN costs by itself."""
+
+from __future__ import annotations
+
+import trio
+
+from asyncbuild.build.futures import Future, Ledger
+from asyncbuild.rootfs.sandbox import Helper, start_helper
+
+
+class Sandboxes:
+    """Started sandbox processes, each good for one RUN. `aclose` ends those that no one took."""
+
+    def __init__(self, nursery: trio.Nursery, ledger: Ledger) -> None:
+        self._nursery = nursery
+        self._ledger = ledger
+        self._waiting: list[Future[Helper]] = []
+        self._unused: set[Helper] = set()
+
+    def prepare(self) -> None:
+        """Start one, unless one is waiting."""
+        if not self._waiting:
+            self._waiting.append(self._ledger.spawn(self._nursery, "start a sandbox", self._start))
+
+    async def take(self) -> Helper:
+        """One that is started; it is the caller's to close (`run_sandboxed` does)."""
+        if not self._waiting:
+            self.prepare()
+        helper = await self._waiting.pop().wait()
+        self._unused.discard(helper)
+        return helper
+
+    async def aclose(self) -> None:
+        """End the processes that were not taken; also while the task is being cancelled."""
+        for helper in list(self._unused):
+            await helper.aclose()
+        self._unused.clear()
+
+    async def _start(self) -> Helper:
+        helper = await start_helper()
+        self._unused.add(helper)
+        return helper
