@@ -17,11 +17,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from perf.bases import cache_directory, load_bases, make_bases, seed_directory
-from perf.farsite import FarLink, Link, Registry, copy_of_seed, free_port
+from perf.farsite import FarLink, Link, Registry, certificate, copy_of_seed, free_port
 from perf.jobs import JOBS, Job, lay_out
 from perf.measure import Cell, Usage, measure
 from perf.requests import Traffic, read_log
@@ -72,13 +72,16 @@ def run_case(case: Case, stand: Stand, repeat: int) -> Run:
     state = stand.scratch / "state"
     state.mkdir()
     near = f"127.0.0.1:{stand.port}"
-    build = Build(lay_out(case.job, near), near, f"built/{case.job.name.lower()}", state)
+    context = lay_out(case.job, near)
+    build = Build(context, near, f"built/{case.job.name.lower()}", state)
     output = stand.results / "logs" / f"{case.name}-{repeat}.log"
     requests = stand.results / "requests" / f"{case.name}-{repeat}.jsonl"
     output.unlink(missing_ok=True)
+    if case.link.tls:
+        build = replace(build, ca=certificate(requests.parent)[0])
     try:
         if case.state == "warm":
-            with far_registry(stand, Link(0), state / "warm-up.jsonl"):
+            with far_registry(stand, replace(case.link, rtt=0.0), requests.with_suffix(".warm-up")):
                 _measured(case.tool, build, output)
         with far_registry(stand, case.link, requests) as storage:
             usage = _measured(case.tool, build, output)
@@ -158,6 +161,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--per-connection", type=float, default=Link(0).per_connection, help="bytes a second"
     )
     parser.add_argument("--window", type=int, default=Link(0).window, help="bytes")
+    parser.add_argument("--tls", action="store_true", help="the registry speaks TLS")
+    parser.add_argument("--token", action="store_true", help="it asks for tokens of another host")
+    parser.add_argument(
+        "--redirect", action="store_true", help="it sends blobs' readers to another host"
+    )
     parser.add_argument(
         "--name", default=time.strftime("%Y-%m-%dT%H%M"), help="folder in perf/results"
     )
@@ -171,9 +179,9 @@ def cases(options: argparse.Namespace) -> Iterator[list[Case]]:
     for job in options.jobs:
         for state in options.states:
             for rtt in options.rtts:
-                link = Link(
-                    float(rtt) / 1000, options.bandwidth, options.per_connection, options.window
-                )
+                rates = (options.bandwidth, options.per_connection, options.window)
+                speech = (options.tls, options.token, options.redirect)
+                link = Link(float(rtt) / 1000, *rates, *speech)
                 yield [Case(JOBS[job], tools[name], link, state) for name in options.tools]
 
 
@@ -188,6 +196,10 @@ def machine(options: argparse.Namespace) -> dict[str, object]:
         "bandwidth": options.bandwidth,
         "per_connection": options.per_connection,
         "window": options.window,
+        "registry": " ".join(
+            word for word in ("tls", "token", "redirect") if getattr(options, word)
+        )
+        or "plain",
         "versions": {name: tools[name].version() for name in options.tools},
     }
 

@@ -21,12 +21,17 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The far link's parameters: seconds, bytes a second (0 = unlimited), bytes."""
+    """The far link's parameters: seconds, bytes a second (0 = unlimited), bytes; and how the registry
+    behind it speaks: over TLS, with a token host, with blobs on a second host.
+    """
 
     rtt: float
     bandwidth: float = 125e6
     per_connection: float = 25e6
     window: int = 3 * 1024 * 1024
+    tls: bool = False
+    token_host: bool = False
+    blob_host: bool = False
 
     @property
     def is_direct(self) -> bool:
@@ -100,6 +105,12 @@ class FarLink:
         if not link.is_direct:
             self._command += ["--bandwidth", str(link.bandwidth), "--window", str(link.window)]
             self._command += ["--per-connection", str(link.per_connection)]
+        if link.tls:
+            self._command += ["--tls", *map(str, certificate(log.parent))]
+        if link.token_host:
+            self._command += ["--token-listen", f"127.0.0.1:{free_port()}"]
+        if link.blob_host:
+            self._command += ["--blob-listen", f"127.0.0.1:{free_port()}"]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -121,6 +132,26 @@ class FarLink:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1 (its own CA) and its key, made once in ``directory``."""
+    crt, key = directory / "tls" / "farsite.crt", directory / "tls" / "farsite-key.pem"
+    if not crt.exists():
+        crt.parent.mkdir(exist_ok=True)
+        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        name = [
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ]
+        command = [*make, *name, "-out", str(crt), "-keyout", str(key)]
+        subprocess.run(command, check=True, capture_output=True)
+    return crt, key
 
 
 def copy_of_seed(seed: Path, target: Path) -> None:

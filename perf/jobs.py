@@ -25,8 +25,8 @@ _WORDS = 4096
 class Work:
     """What a job cannot avoid, for its limit; bytes are uncompressed unless said.
 
-    ``pulls``: bases whose layers are needed. ``entries``: files unpacked besides. ``new_bytes``: what
-    new layers hold. ``new_files``: in how many files. ``run_seconds``: the longest chain of RUN's own
+    ``pulls``: bases whose layers are needed. ``new_bytes``: what new layers hold, ``new_compressed``:
+    that after gzip, ``new_files``: in how many files. ``run_seconds``: the longest chain of RUN's own
     time. ``round_trips``: the longest chain of dependent requests to the pushed manifest, dialling
     included.
     """

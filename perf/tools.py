@@ -25,13 +25,14 @@ from perf.measure import Cell
 @dataclass(frozen=True, slots=True)
 class Build:
     """One build: a context with a Dockerfile, a destination at ``registry`` (``host:port``), the tool's
-    state.
+    state, and the certificate of a registry that speaks TLS.
     """
 
     context: Path
     registry: str
     repository: str
     state: Path
+    ca: Path | None = None
 
     @property
     def destination(self) -> str:
@@ -95,6 +96,8 @@ class Asyncbuild:
     def command(self, build: Build) -> list[str]:
         store = ["--store", str(build.state / "store")]
         target = ["-t", build.destination, "--progress", "plain"]
+        if build.ca is not None:
+            target += ["--registry-ca", f"{build.registry}={build.ca}"]
         return [*self._program(), "build", *store, *target, *self.options, str(build.context)]
 
     def running(self, build: Build, cell: Cell) -> contextlib.AbstractContextManager[None]:
