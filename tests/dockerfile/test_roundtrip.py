@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from asyncbuild.dockerfile.parser import parse_dockerfile, parse_trigger
 from asyncbuild.errors import DockerfileError, SourceLocation
 from support.dockerfiles import render, render_file
 
+YES, NO = st.sampled_from([True]), st.sampled_from([False])
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 NAME = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,8}", fullmatch=True)
 PLAIN = st.from_regex(r"[A-Za-z0-9/._$@:+-]{1,12}", fullmatch=True).filter(
@@ -74,19 +78,19 @@ SIMPLE: st.SearchStrategy[i.Instruction] = st.one_of(
         ),
     ),
     st.builds(i.Env, PAIRS),
-    st.builds(i.Env, LEGACY, st.just(True)),
+    st.builds(i.Env, LEGACY, YES),
     st.builds(i.Label, PAIRS),
-    st.builds(i.Label, LEGACY, st.just(True)),
-    st.builds(i.Run, SHELL_TEXT.map(lambda text: (text,)), st.just(True), **RUN_FLAGS),
-    st.builds(i.Run, WORDS, st.just(False), **RUN_FLAGS),
+    st.builds(i.Label, LEGACY, YES),
+    st.builds(i.Run, SHELL_TEXT.map(lambda text: (text,)), YES, **RUN_FLAGS),
+    st.builds(i.Run, WORDS, NO, **RUN_FLAGS),
     st.builds(i.Copy, WORDS, **FILES, **COPY_FLAGS),
     st.builds(i.Add, WORDS, **FILES, **ADD_FLAGS),
     st.builds(i.Workdir, SHELL_TEXT),
     st.builds(i.User, PLAIN),
     st.builds(i.Stopsignal, PLAIN),
-    st.builds(i.Cmd, WORDS, st.just(False)),
+    st.builds(i.Cmd, WORDS, NO),
     st.builds(i.Cmd, SHELL_TEXT.map(lambda text: (text,))),
-    st.builds(i.Entrypoint, st.one_of(st.just(()), WORDS), st.just(False)),
+    st.builds(i.Entrypoint, st.one_of(st.just(()), WORDS), NO),
     st.builds(i.Shell, WORDS),
     st.builds(
         i.Volume,
@@ -116,7 +120,7 @@ HERE: st.SearchStrategy[i.Instruction] = st.one_of(
         lambda heredoc: i.Run(
             (f"cat {'<<-' if heredoc.strip_tabs else '<<'}{heredoc.name} > x",), heredocs=(heredoc,)
         ),
-        st.builds(Heredoc, st.just("EOF"), BODY, st.just(True), st.booleans()),
+        st.builds(Heredoc, st.just("EOF"), BODY, YES, st.booleans()),
     ),
 )
 TRIGGERED = (SIMPLE | HERE).map(lambda item: i.Onbuild(render(item), item))
@@ -194,6 +198,17 @@ TOKENS = st.lists(
 ).map("".join)
 
 
+Result = TypeVar("Result")
+
+
+def outcome(parse: Callable[[], Result]) -> Result | DockerfileError:
+    """What ``parse`` returns, or the DockerfileError that it raises."""
+    try:
+        return parse()
+    except DockerfileError as error:
+        return error
+
+
 @given(st.lists(STAGE, min_size=1, max_size=2))
 def test_what_is_rendered_parses_back(stages: list[i.Stage]) -> None:
     """Rendering a Dockerfile and parsing the text gives the same instructions."""
@@ -228,27 +243,23 @@ def test_line_endings_and_comments_do_not_matter(stages: list[i.Stage]) -> None:
 @example(b"FROM a\nRUN \xff")
 def test_any_text_is_a_dockerfile_or_an_error_with_a_place(text: str | bytes) -> None:
     """The parser answers every input; an error names the file, a line of it, and can be printed."""
-    try:
-        parsed = parse_dockerfile(text, "Some.Dockerfile")
-    except DockerfileError as error:
-        assert error.location is not None
-        assert error.location.file == "Some.Dockerfile"
-        raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        assert 1 <= error.location.line <= error.location.end_line <= raw.count(b"\n") + 1
-        assert error.location.column >= 1
-        assert error.render().encode()
-    else:
-        assert parsed.stages
+    result = outcome(lambda: parse_dockerfile(text, "Some.Dockerfile"))
+    if isinstance(result, i.Dockerfile):
+        assert result.stages
+        return
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    assert result.location is not None
+    assert result.location.file == "Some.Dockerfile"
+    assert 1 <= result.location.line <= result.location.end_line <= raw.count(b"\n") + 1
+    assert result.location.column >= 1
+    assert result.render().encode()
 
 
 @given(st.one_of(st.text(), TOKENS))
 def test_any_trigger_is_an_instruction_or_an_error_at_its_from(text: str) -> None:
     """What an image of a registry says for ONBUILD is never trusted to be well formed."""
     place = SourceLocation("Dockerfile", 7, 7, 1, ("FROM x",))
-    try:
-        instruction = parse_trigger(text, place)
-    except DockerfileError as error:
-        assert error.location == place
-        assert error.render().encode()
-    else:
-        assert instruction.location == place
+    result = outcome(lambda: parse_trigger(text, place))
+    assert result.location == place
+    if isinstance(result, DockerfileError):
+        assert result.render().encode()

@@ -1,4 +1,4 @@
-"""Instructions as Dockerfile text: the other direction of the parser, for round trips."""
+"""Dockerfiles for tests: instructions as text (the parser's other direction), as golden text, by line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.lines import Heredoc
+from asyncbuild.dockerfile.parser import parse_dockerfile
 
 
 def render_file(dockerfile: i.Dockerfile) -> str:
@@ -142,3 +143,9 @@ def dump(dockerfile: i.Dockerfile) -> str:
 def _dumped(item: i.From | i.Instruction) -> str:
     place = item.location
     return f"{place.line}-{place.end_line}:{place.column} {item}"
+
+
+def parse_one(text: str) -> i.Instruction:
+    """The one instruction of ``text``, parsed behind a FROM."""
+    (instruction,) = parse_dockerfile(f"FROM x\n{text}\n").stages[0].instructions
+    return instruction

@@ -165,7 +165,10 @@ class _Reader:
                 continue
             first = self.position
             text = self._join(text, continued)
-            self.source.check_characters(first, self.position)
+            numbers = range(first, self.position + 1)
+            self.source.check_characters(
+                number for number in numbers if not is_comment(self.source.lines[number - 1])
+            )
             lines.append(self._with_heredocs(text, first, escape))
         return lines
 
@@ -205,7 +208,7 @@ class _Reader:
         while (line := self.take()) is not None:
             mark = line.rstrip("\r\n")
             if (mark.lstrip("\t") if heredoc.strip_tabs else mark) == heredoc.name:
-                self.source.check_characters(start, self.position)
+                self.source.check_characters(range(start, self.position + 1))
                 return replace(heredoc, body="".join(body))
             body.append(line)
         problem = Problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asyncbuild.errors import DockerfileError, SourceLocation
@@ -73,9 +74,9 @@ class SourceText:
             printable(str(problem)), hint=hint, location=self.find(near, first, last)
         )
 
-    def check_characters(self, first: int, last: int) -> None:
-        """Refuse bytes that are not UTF-8, and NUL, in lines ``first`` to ``last``."""
-        for number in range(first, last + 1):
+    def check_characters(self, numbers: Iterable[int]) -> None:
+        """Refuse bytes that are not UTF-8, and NUL, in the lines with these ``numbers``."""
+        for number in numbers:
             line = self.lines[number - 1]
             if "\0" not in line and line.isascii():
                 continue
