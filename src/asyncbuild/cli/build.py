@@ -21,6 +21,11 @@ from asyncbuild.cli.interrupt import interruptible
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.layers.compression import GZIP, Codec, Compression
+from asyncbuild.output.annotations import (
+    AnnotationLevel,
+    annotations_at,
+    parse_annotation_option,
+)
 from asyncbuild.output.spec import OutputKind, OutputSpec, parse_output
 from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
 from asyncbuild.registry.registries import RegistrySettings
@@ -83,7 +88,13 @@ def _request(options: argparse.Namespace) -> BuildRequest:
     inputs = read_inputs(options)
     tags = tuple(_reference(text) for text in options.tag)
     outputs = tuple(parse_output(text) for text in options.output)
-    local = tuple(item for item in outputs if item.kind is not OutputKind.IMAGE)
+    asked = tuple(item for text in options.annotation for item in parse_annotation_option(text))
+    annotations = (*(item for output in outputs for item in output.annotations), *asked)
+    local = tuple(
+        replace(item, annotations=(*item.annotations, *asked))
+        for item in outputs
+        if item.kind is not OutputKind.IMAGE
+    )
     return BuildRequest(
         context=inputs.context,
         dockerfile=inputs.dockerfile,
@@ -98,7 +109,7 @@ def _request(options: argparse.Namespace) -> BuildRequest:
         target=options.target,
         build_args=inputs.build_args,
         labels=pairs(options.label, "--label"),
-        annotations=pairs(options.annotation, "--annotation"),
+        annotations=annotations_at(annotations, AnnotationLevel.MANIFEST, inputs.platform),
         add_hosts=tuple(_host(text) for text in options.add_host),
         network=options.network,
         compression=_compression(outputs),

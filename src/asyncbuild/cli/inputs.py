@@ -101,6 +101,6 @@ def _platform(text: str | None, here: Platform) -> Platform:
     if "," in text:
         raise UsageError("--platform: several platforms in one build are not supported yet")
     try:
-        return Platform.parse(text)
+        return Platform.parse(text, here)
     except ValueError as error:
         raise UsageError(f"--platform: {error}") from None
