@@ -142,7 +142,7 @@ def test_names_that_leave_the_root(name: str) -> None:
     [
         member("f", b"Z"),
         member("n" * 4097 + "/x"),
-        member("n" * 256),
+        member("n" * 260),
         member("f", tarfile.LNKTYPE, linkname=""),
         member("f", tarfile.SYMTYPE, linkname=""),
         member("f", uid=2**32 - 1),

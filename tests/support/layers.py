@@ -22,7 +22,10 @@ from asyncbuild.layers.unpack import Unpacked, UnpackJob, unpack
 
 
 class Fact(NamedTuple):
-    """All that can be seen of a name; ``same_as`` is the first name of the same inode."""
+    """All that can be seen of a name; ``same_as`` is the first name of the same inode.
+
+    The time of a whiteout, which nothing sees, is 0.
+    """
 
     type: int
     mode: int
@@ -60,7 +63,7 @@ def _fact(root: Path, path: str, status: os.stat_result, same_as: str) -> Fact:
         stat.S_IMODE(status.st_mode),
         status.st_uid,
         status.st_gid,
-        status.st_mtime_ns,
+        0 if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0 else status.st_mtime_ns,
         Path(where).read_bytes() if stat.S_ISREG(status.st_mode) else b"",
         os.readlink(where) if stat.S_ISLNK(status.st_mode) else "",
         status.st_rdev,

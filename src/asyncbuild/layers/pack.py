@@ -63,7 +63,7 @@ def pack(changes: ChangeSet, sink: Sink, compression: Compression = GZIP) -> Pac
     """Write ``changes`` as a layer to ``sink``.
 
     `InputError` when a file is missing, is not a file any more, or changed its size since the
-    change set was made.
+    change set was made; or has a name that a layer cannot hold.
     """
     with TarWriter(sink, make_compressor(compression)) as writer:
         for entry in members(changes):
@@ -76,7 +76,7 @@ def pack(changes: ChangeSet, sink: Sink, compression: Compression = GZIP) -> Pac
 
 def members(changes: ChangeSet) -> Iterator[Entry]:
     """The tar's entries, markers among them, in the tar's order."""
-    additions = (entry for entry in changes.additions if entry.path)
+    additions = (_allowed(entry) for entry in changes.additions if entry.path)
     if not changes.deletions and not changes.opaque:
         yield from additions
         return
@@ -88,6 +88,15 @@ def members(changes: ChangeSet) -> Iterator[Entry]:
     ]
     marked.sort(key=lambda member: member[:2])
     yield from (entry for _, _, entry in marked)
+
+
+def _allowed(entry: Entry) -> Entry:
+    if WHITEOUT_PREFIX in entry.path and f"/{WHITEOUT_PREFIX}" in f"/{entry.path}":
+        raise InputError(
+            f"/{entry.path}: an image cannot hold names that begin with {WHITEOUT_PREFIX}",
+            hint="in a layer they say that something is deleted (OCI image specification)",
+        )
+    return entry
 
 
 def _marker(path: str) -> Entry:

@@ -40,6 +40,7 @@ from asyncbuild.layers.header import (
 
 _ZEROS: Final = bytes(BLOCK)
 _NO_ID: Final = (1 << 32) - 1  # chown(2) takes this for "leave it"
+_MAX_NAME: Final = 255 + len(".wh.")  # the longest name that can be hidden
 _DOTS: Final = ("", ".", "..")
 _LINKS: Final = (Kind.HARDLINK, Kind.SYMLINK)
 _DEVICES: Final = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
@@ -203,15 +204,15 @@ class TarReader:
 
     def _clean(self, text: str) -> str:
         head, _, base = text.rpartition("/")
+        if len(base) > _MAX_NAME or "\0" in text:
+            raise LayerError(f"the name {text[:64]!r}… is too long or has a NUL in it")
+        if base in _DOTS:
+            return clean_name(text)
         if head != self._raw_head:
             clean = clean_name(head)
-            if len(head) > MAX_PATH // 4 and len(head.encode("utf-8", "replace")) > MAX_PATH:
+            if len(clean.encode("utf-8", "surrogateescape")) > MAX_PATH:
                 raise LayerError(f"a name in the tar has more than {MAX_PATH} bytes")
             self._raw_head, self._clean_head = head, f"{clean}/" if clean else ""
-        if base in _DOTS or len(base) > 255 or "\0" in text:
-            if len(base) > 255 or "\0" in text:
-                raise LayerError(f"the name {text[:64]!r}… is too long or has a NUL in it")
-            return clean_name(text)
         return self._clean_head + base
 
     def _link(self, kind: Kind, link: bytes) -> str:
