@@ -6,6 +6,7 @@ the nursery's exception group into the one error that a person should see.
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -54,6 +55,8 @@ from asyncbuild.report.events import (
 from asyncbuild.store.store import Store
 
 _ABANDON_SECONDS = 6.0
+_SWEEP_SECONDS = 0.3
+"""How long a build that is done may go on removing what it used; the rest is the next build's."""
 
 
 def plan_build(request: BuildRequest) -> Plan:
@@ -101,11 +104,13 @@ async def _build(
         workers = await stack.enter_async_context(WorkerPool(size))
         ledger = Ledger()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(_sweep, store, None)
             job = Job(nursery, ledger, registries, store, workers, reporter, request.created)
             session = Session(job, request, plan, execute_stage)
             result = await _run(session)
             nursery.cancel_scope.cancel()
         statistics = _statistics(session, trio.current_time() - started)
+    await _sweep(store, _SWEEP_SECONDS)
     reporter.emit(BuildFinished(result.manifest.digest, statistics))
     return replace(result, statistics=statistics)
 
@@ -203,6 +208,12 @@ async def _abandon_uploads(session: Session) -> None:
         async with trio.open_nursery() as nursery:
             for destination in session.destinations:
                 nursery.start_soon(destination.abandon)
+
+
+async def _sweep(store: Store, seconds: float | None) -> None:
+    """Remove what this build discarded and dead ones left, for at most ``seconds``."""
+    with trio.move_on_after(math.inf if seconds is None else seconds):
+        await trio.to_thread.run_sync(store.sweep, abandon_on_cancel=True)
 
 
 def _statistics(session: Session, seconds: float) -> Statistics:

@@ -67,6 +67,7 @@ async def run(at: At, instruction: ins.Run) -> Change:
     lowers = await state.root.lower_directories()
     work = await trio.to_thread.run_sync(session.job.store.new_work, "run", "upper", "work")
     identity = await trio.to_thread.run_sync(_identity, view, state.image.runtime.user)
+    await trio.to_thread.run_sync(_dress_as_root, work / "upper", view)
     spec = _run_spec(at, instruction, identity, work, lowers)
     helper = await session.sandboxes.take()
     if at.more_runs:
@@ -114,6 +115,15 @@ def _run_spec(
 
 def _identity(view: View, user: str) -> Identity:
     return resolve_user(user, _text(view, "etc/passwd"), _text(view, "etc/group"))
+
+
+def _dress_as_root(upper: Path, view: View) -> None:
+    """Give an empty upper directory the root's attributes: overlayfs shows the upper's as the root's."""
+    entry = view.lookup("")
+    if entry is not None:
+        os.chown(upper, entry.uid, entry.gid)
+        os.chmod(upper, entry.mode)
+        os.utime(upper, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def _text(view: View, path: str) -> str:
