@@ -2,10 +2,11 @@
 
 ::
 
-    result = await asyncbuild.build_image(asyncbuild.BuildRequest(…), asyncbuild.RegistrySettings(…), reporter)
+    request = asyncbuild.BuildRequest(…)
+    result = await asyncbuild.build_image(request, asyncbuild.RegistrySettings(…), reporter)
 
-`build_image` is a trio function (`build` is the room that it lives in). Everything here is imported when it is first used, so that the command line
-starts as fast as Python does.
+`build_image` is a trio function (`build` is the room that it lives in). Everything here is imported when
+it is first used, so that the command line starts as fast as Python does.
 """
 
 from __future__ import annotations
