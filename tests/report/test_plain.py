@@ -5,7 +5,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbuild.report.events import RunOutput, Step, StepFinished, Stream
+from asyncbuild.report.events import RunOutput, Step, StepFinished, StepStarted, Stream
 from asyncbuild.report.plain import PlainReporter
 from support.progress_cases import Case
 
@@ -24,6 +24,7 @@ def written(*chunks: bytes) -> str:
     """What is written of one command's output."""
     stream = io.StringIO()
     reporter = PlainReporter(stream, lambda: 0.0)
+    reporter.emit(StepStarted(STEP))
     for chunk in chunks:
         reporter.emit(RunOutput(STEP, Stream.STDOUT, chunk))
     reporter.emit(StepFinished(STEP, 0.0))
@@ -31,12 +32,13 @@ def written(*chunks: bytes) -> str:
     return stream.getvalue()
 
 
-@given(st.binary())
+@given(st.binary(min_size=1))
 def test_output_cannot_forge_a_line(data: bytes) -> None:
     """Every line that comes from a command begins with the time and the step, then a bar."""
     lines = written(data).split("\n")
     assert lines[-2:] == ["    0.0s [build 3/7]      done in 0.00s", ""]
-    assert all(line.startswith("    0.0s [build 3/7]      |") for line in lines[:-2])
+    assert lines[0] == "    0.0s [build 3/7]      RUN make"
+    assert all(line.startswith("    0.0s [build 3/7]      |") for line in lines[1:-2])
 
 
 def test_streams_are_joined_apart() -> None:
@@ -47,3 +49,27 @@ def test_streams_are_joined_apart() -> None:
     reporter.emit(RunOutput(STEP, Stream.STDERR, b"err\n"))
     reporter.emit(RunOutput(STEP, Stream.STDOUT, b"put\n"))
     assert [line.partition("| ")[2] for line in stream.getvalue().splitlines()] == ["err", "output"]
+
+
+def test_a_short_step_takes_one_line() -> None:
+    """Beginning and end share a line, unless something came between or a tick wrote the beginning."""
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, lambda: 0.0)
+    other = Step("other", 1, 1, "RUN x")
+    reporter.emit(StepStarted(STEP))
+    reporter.emit(StepFinished(STEP, 0.01))
+    reporter.emit(StepStarted(STEP))
+    reporter.emit(StepStarted(other))
+    reporter.emit(StepFinished(STEP, 0.01))
+    reporter.tick()
+    reporter.emit(StepFinished(other, 0.01))
+    reporter.emit(StepStarted(STEP))
+    reporter.close()
+    assert [line[9:] for line in stream.getvalue().splitlines()] == [
+        "[build 3/7]      RUN make (done in 0.01s)",
+        "[build 3/7]      RUN make",
+        "[other 1/1]      RUN x",
+        "[build 3/7]      done in 0.01s",
+        "[other 1/1]      done in 0.01s",
+        "[build 3/7]      RUN make",
+    ]

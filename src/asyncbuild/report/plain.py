@@ -3,13 +3,15 @@
 ::
 
        0.0s build            localhost:5000/app:1: 2 stages, 7 steps
+       0.3s [build 1/4]      ENV A=b (done in 0.00s)
        0.4s [build 2/4]      RUN make
        0.5s [build 2/4]      | cc -c main.c
        2.5s [build 2/4]      done in 2.1s
 
 The first column is the time since the build began. A command's lines stand behind a bar, so that no
-output can be taken for a line of ours. A transfer gets a line when it is over, and one every
-`PROGRESS_EVERY` seconds while it lasts.
+output can be taken for a line of ours. A step that is over before anything else happens takes one line:
+the line of its beginning is held back until the next event or `tick`. A transfer gets a line when it is
+over, and one every `PROGRESS_EVERY` seconds while it lasts.
 """
 
 from __future__ import annotations
@@ -49,18 +51,23 @@ class PlainReporter:
         self._start = clock()
         self._joiners: dict[tuple[Step, Stream], LineJoiner] = {}
         self._totals: dict[Transfer, tuple[int | None, float]] = {}
+        self._held: tuple[Step, str] | None = None  # a step that has just begun, and its line
+        self._begun: set[Step] = set()
 
     def emit(self, event: Event) -> None:
         """Write what there is to say of one event."""
+        if isinstance(event, StepFinished):
+            self._finish(event)
+            return
+        self._release()
         match event:
             case StepStarted():
-                self._step(event.step, one_line(event.step.text))
+                line = f"{self._front(_step_label(event.step))}{one_line(event.step.text)}"
+                self._held = event.step, line
+                self._begun.add(event.step)
             case RunOutput():
                 joiner = self._joiners.setdefault((event.step, event.stream), LineJoiner())
                 self._run_lines(event.step, joiner.feed(event.data))
-            case StepFinished():
-                self._flush(event.step)
-                self._step(event.step, outcome(event.outcome, event.seconds))
             case TransferStarted():
                 self._totals[event.transfer] = event.total, self._clock()
             case TransferProgress():
@@ -73,11 +80,28 @@ class PlainReporter:
                 self._line(*sentence(event))
 
     def tick(self) -> None:
-        """Nothing changes by time alone."""
+        """Write the line that was held back."""
+        self._release()
 
     def close(self) -> None:
-        """Write the lines that no newline ended."""
+        """Write the lines that were held back and those that no newline ended."""
+        self._release()
         self._flush_all()
+
+    def _release(self, ending: str = "") -> None:
+        if self._held is not None:
+            self._output.write(f"{self._held[1]}{ending}\n")
+            self._held = None
+
+    def _finish(self, event: StepFinished) -> None:
+        """The end of a step: at the line of its beginning if that is still held back."""
+        step, how = event.step, outcome(event.outcome, event.seconds)
+        if self._held is not None and self._held[0] == step:
+            self._release(f" ({how})")
+            return
+        self._release()
+        self._flush(step)
+        self._step(step, how if step in self._begun else f"{one_line(step.text)} ({how})")
 
     def _flush_all(self) -> None:
         for step in {step: None for step, _ in self._joiners}:

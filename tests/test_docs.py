@@ -1,0 +1,58 @@
+"""The documentation says what the code does: options, exit codes, links."""
+
+import argparse
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asyncbuild import errors
+from asyncbuild.cli.arguments import parser
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+CLI = (ROOT / "docs/reference/cli.md").read_text()
+
+
+def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The commands by name."""
+    for action in parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.items()
+
+
+def test_every_option_is_in_the_reference() -> None:
+    """Each command and each of its options stands on the page, and no option that does not exist."""
+    known = {"--version", "--help"}
+    for name, command in commands():
+        assert f"## asyncbuild {name} " in CLI
+        for action in command._actions:
+            known |= set(action.option_strings)
+    words = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", CLI))
+    assert known - {"-h", "--help"} <= words
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_every_exit_code_is_in_its_table() -> None:
+    """Each error class stands in the row of its code."""
+    rows = (ROOT / "docs/reference/exit-codes.md").read_text().splitlines()
+    table = {
+        name: row.split("|")[1].strip()
+        for row in rows
+        if row.startswith("|")
+        for name in re.findall(r"\w+", row)
+    }
+    for name, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, errors.AsyncbuildError) and kind is not errors.RunFailed:
+            assert table[name] == str(kind.exit_code), name
+    assert table["RunFailed"] == "*n*"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links to files of this repository name files that exist."""
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
