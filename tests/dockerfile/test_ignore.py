@@ -164,7 +164,7 @@ def _matches(pattern: str, path: str, *, start: bool = True) -> bool:
 
 
 def slowly_excluded(patterns: list[str], path: str) -> bool:
-    """moby's MatchesOrParentMatches, for patterns that are clean already."""
+    """Moby's MatchesOrParentMatches, for patterns that are clean already."""
     components = path.split("/")
     prefixes = ["/".join(components[:n]) for n in range(1, len(components) + 1)]
     result = False

@@ -88,7 +88,10 @@ class PlanStage:
 
     @property
     def need(self) -> Need:
-        """The most that any step needs of the base; an image's configuration is always needed."""
+        """The most that any of its own steps needs of the base; an image's configuration always.
+
+        `Plan.stage_need` counts the other stages too.
+        """
         least = Need.CONFIG if isinstance(self.base, ImageRef) else Need.NOTHING
         return max((least, *(step.need for step in self.steps)))
 
@@ -133,6 +136,21 @@ class Plan:
     def target_stage(self) -> PlanStage:
         """The stage that becomes the image."""
         return self.all_stages[self.target]
+
+    def stage_need(self, index: int) -> Need:
+        """What the whole build needs of a stage's base.
+
+        It is the most that the stage itself needs, and the stages that are built from it; a stage that
+        files are copied from is read as a whole.
+        """
+        stage = self.all_stages[index]
+        found = stage.need
+        for other in self.stages:
+            if other.index > index and index in other.dependencies:
+                if StageRef(index) in sources_of(other.steps):
+                    return Need.ROOT
+                found = max(found, self.stage_need(other.index))
+        return found
 
     def closure(self, indices: Iterable[int]) -> tuple[int, ...]:
         """``indices`` and every stage that they need, ascending: each comes after what it needs."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from asyncbuild.dockerfile.instructions import Add, Copy, Run
 from asyncbuild.dockerfile.source import Notice
-from asyncbuild.plan.nouns import Base, ImageRef, Plan, PlanStage, StageRef, Step
+from asyncbuild.plan.nouns import Base, ImageRef, Need, Plan, PlanStage, StageRef, Step
 
 _WIDTH = 96
 
@@ -14,8 +14,9 @@ _WIDTH = 96
 def render(plan: Plan) -> str:
     """What `asyncbuild plan` prints, with a newline at the end.
 
-    A step's line shows the line number in the Dockerfile, the instruction, and what it needs of the base
-    (nothing, config, facts or root).
+    A step's line shows ``+`` if an ONBUILD of the base brought it, its line in the Dockerfile, what it
+    needs of the base (nothing, config, facts or root), and the instruction. A stage's line shows what the
+    whole build needs of its base.
     """
     return "\n".join(_lines(plan)) + "\n"
 
@@ -27,7 +28,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"  {_ref(image.image)}"
     for stage in plan.stages:
         yield ""
-        yield from _stage(stage)
+        yield from _stage(stage, plan.stage_need(stage.index))
     left_out = [stage for stage in plan.all_stages if stage.index not in plan.needed]
     if left_out:
         yield ""
@@ -37,8 +38,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield from map(_notice, plan.notices)
 
 
-def _stage(stage: PlanStage) -> Iterator[str]:
-    yield f"{_stage_name(stage)} from {_ref(stage.base)}, needs {stage.need.name.lower()}"
+def _stage(stage: PlanStage, need: Need) -> Iterator[str]:
+    yield f"{_stage_name(stage)} from {_ref(stage.base)}, needs {need.name.lower()}"
     for step in stage.steps:
         mark = "+" if step.triggered else " "
         line = step.instruction.location.line
@@ -53,7 +54,8 @@ def _step(step: Step) -> str:
     notes = [f"from {_ref(source)}" for source in step.sources if source is not None]
     if isinstance(instruction, Run | Copy | Add):
         for heredoc in instruction.heredocs:
-            notes.append(f"{heredoc.name}: {len(heredoc.body.splitlines())} lines")
+            count = heredoc.body.count("\n")
+            notes.append(f"{heredoc.name}: {count} line{'' if count == 1 else 's'}")
     return f"{text}  [{'; '.join(notes)}]" if notes else text
 
 
