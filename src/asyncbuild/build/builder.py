@@ -76,19 +76,24 @@ def plan_build(request: BuildRequest) -> Plan:
 
 
 async def build_image(
-    request: BuildRequest, registries: RegistrySettings, reporter: Reporter
+    request: BuildRequest,
+    registries: RegistrySettings,
+    reporter: Reporter,
+    *,
+    ledger: Ledger | None = None,
 ) -> BuildResult:
     """Build what ``request`` asks for, push it and write it.
 
     Raises one AsyncbuildError for whatever goes wrong. When this returns or raises, nothing is left
-    running or mounted, and the store holds only what is complete.
+    running or mounted, the store holds only what is complete, and every promise in ``ledger`` (one of
+    the caller's, to look into) is settled.
     """
     with one_error():
-        return await _build(request, registries, reporter)
+        return await _build(request, registries, reporter, ledger or Ledger())
 
 
 async def _build(
-    request: BuildRequest, settings: RegistrySettings, reporter: Reporter
+    request: BuildRequest, settings: RegistrySettings, reporter: Reporter, ledger: Ledger
 ) -> BuildResult:
     started = trio.current_time()
     plan = plan_build(request)
@@ -102,10 +107,11 @@ async def _build(
         store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
         size = request.workers or max(2, os.cpu_count() or 2)
         workers = await stack.enter_async_context(WorkerPool(size))
-        ledger = Ledger()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_sweep, store, None)
-            job = Job(nursery, ledger, registries, store, workers, reporter, request.created)
+            job = Job(
+                nursery, ledger, registries, store, workers, reporter, request.created, stack
+            )
             session = Session(job, request, plan, execute_stage)
             result = await _run(session)
             nursery.cancel_scope.cancel()

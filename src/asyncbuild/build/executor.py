@@ -2,7 +2,8 @@
 
 The narrative: a stage begins with what its FROM gives. Each step expands its words, changes the image's
 configuration and perhaps the root, and leaves a line of history. What it changes in the root becomes a
-layer while the next step already runs. How RUN, COPY, ADD and WORKDIR work on files is in `steps`.
+layer while the next step already runs. How RUN, COPY, ADD and WORKDIR work on files is in `run_step` and
+`copy_step`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from dataclasses import replace
 
 import trio
 
-from asyncbuild.build import metadata, steps
+from asyncbuild.build import metadata
+from asyncbuild.build.copy_step import copy, make_working_directory
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import BaseLayer
 from asyncbuild.build.metadata import ImageState
 from asyncbuild.build.root import Root
+from asyncbuild.build.run_step import run
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import Change, StageState
+from asyncbuild.build.step import At
 from asyncbuild.build.supply import BaseImage
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
@@ -41,7 +45,7 @@ async def execute_stage(session: Session, index: int) -> StageState:
         session.sandboxes.prepare()
     for number, step in enumerate(todo, 1):
         named = events.Step(stage.label, number, len(todo), _step_text(step))
-        at = steps.At(session, stage, step, named, state, more_runs=_has_run(todo[number:]))
+        at = At(session, stage, step, named, state, more_runs=_has_run(todo[number:]))
         state = await _execute_and_tell(at)
     emit(events.StageFinished(stage.label, trio.current_time() - started))
     return state
@@ -87,7 +91,7 @@ def _from_image(
     return StageState(image, scope, Root(lambda: session.supply.root(base)), layers)
 
 
-async def _execute_and_tell(at: steps.At) -> StageState:
+async def _execute_and_tell(at: At) -> StageState:
     emit = at.session.job.reporter.emit
     emit(events.StepStarted(at.named))
     started = trio.current_time()
@@ -102,7 +106,7 @@ async def _execute_and_tell(at: steps.At) -> StageState:
     return state
 
 
-async def _execute(at: steps.At) -> StageState:
+async def _execute(at: At) -> StageState:
     """One step: words, files, configuration, history, in this order."""
     state = at.state
     instruction = state.scope.resolve(at.step.instruction).instruction
@@ -110,11 +114,11 @@ async def _execute(at: steps.At) -> StageState:
     change: Change | None = None
     match instruction:
         case ins.Run():
-            change = await steps.run(at, instruction)
+            change = await run(at, instruction)
         case ins.Copy() | ins.Add():
-            change = await steps.copy(at, instruction)
+            change = await copy(at, instruction)
         case ins.Workdir():
-            change = await steps.make_working_directory(at, instruction)
+            change = await make_working_directory(at, instruction)
         case _:
             pass
     history = _history(at.session.job, state, instruction, layer=change is not None)

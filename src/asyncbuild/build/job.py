@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
 from asyncbuild.build.futures import Ledger
+from asyncbuild.build.growing import GrowingFile
 from asyncbuild.build.workers import WorkerPool
 from asyncbuild.registry.registries import Registries
 from asyncbuild.report.events import Reporter
@@ -19,6 +22,7 @@ class Job:
     """``created`` is the time, in whole seconds since the epoch, that everything new is given.
 
     It is SOURCE_DATE_EPOCH where that is set (reproducible-builds.org), else the time of the start.
+    ``closing`` is unwound after the nursery has ended.
     """
 
     nursery: trio.Nursery
@@ -28,6 +32,13 @@ class Job:
     workers: WorkerPool
     reporter: Reporter
     created: int
+    closing: AsyncExitStack
+
+    def growing_file(self, path: Path, total: int | None = None) -> GrowingFile:
+        """A file that grows at ``path``; it may be read as long as the build lasts."""
+        file = GrowingFile(path, total)
+        self.closing.callback(file.close)
+        return file
 
     @property
     def created_text(self) -> str:

@@ -204,9 +204,12 @@ class Supply:
 
     async def _spool(self, descriptor: Descriptor, origin: Reference) -> GrowingFile:
         if await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
-            return GrowingFile.whole(self._store.blob_path(descriptor.digest))
+            spool = self._job.growing_file(self._store.blob_path(descriptor.digest), descriptor.size)
+            spool.advance(descriptor.size)
+            spool.finish()
+            return spool
         path = await trio.to_thread.run_sync(self._store.new_blob)
-        spool = GrowingFile(path, descriptor.size)
+        spool = self._job.growing_file(path, descriptor.size)
         self._job.nursery.start_soon(self._download, descriptor, origin, spool)
         return spool
 

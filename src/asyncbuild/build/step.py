@@ -1,0 +1,64 @@
+"""Where a step is executed, and what every kind of step does with its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncbuild.build.root import Addition
+from asyncbuild.build.session import Session, UploadSessions
+from asyncbuild.build.stage import Change, StageState
+from asyncbuild.layers.changeset import ChangeSet
+from asyncbuild.plan.nouns import PlanStage, Step
+from asyncbuild.report import events
+from asyncbuild.rootfs.users import owner_needs_names, resolve_owner
+from asyncbuild.rootfs.view import ChangeSetTree, View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class At:
+    """Where a step is executed: its session and stage, what is planned, and the state before it."""
+
+    session: Session
+    stage: PlanStage
+    step: Step
+    named: events.Step
+    state: StageState
+    more_runs: bool = False
+
+    @property
+    def made_ns(self) -> int:
+        """The time (ns since the epoch) of files and directories that have none of their own."""
+        return self.session.job.created * 10**9
+
+    @property
+    def published(self) -> bool:
+        """Whether the step's layer is a layer of the image."""
+        return self.session.publishes(self.stage.index)
+
+
+def with_changes(at: At, changes: ChangeSet, uploads: UploadSessions) -> Change:
+    """The root with a change set on top, and its layer if the image has it."""
+    session = at.session
+    root = at.state.root
+    if changes:
+        addition = Addition(ChangeSetTree(changes), session.materialise(changes))
+        root = root.with_addition(addition)
+    if not at.published:
+        return Change(root, None)
+    layer = session.packer.changes(at.named, changes)
+    session.publish(layer, uploads)
+    return Change(root, layer)
+
+
+def text_of(view: View, path: str) -> str:
+    """A root's file as text; what is not there is empty, and bytes that are no UTF-8 do not matter."""
+    return (view.read(path) or b"").decode("utf-8", "surrogateescape")
+
+
+def owner_of(view: View, chown: str) -> tuple[int, int] | None:
+    """The (uid, gid) that ``--chown`` names in this root; None without one."""
+    if not chown:
+        return None
+    if not owner_needs_names(chown):
+        return resolve_owner(chown, "", "")
+    return resolve_owner(chown, text_of(view, "etc/passwd"), text_of(view, "etc/group"))
