@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
@@ -34,9 +33,8 @@ class Job:
     created: int
     closing: AsyncExitStack
 
-    def growing_file(self, path: Path, total: int | None = None) -> GrowingFile:
-        """A file that grows at ``path``; it may be read as long as the build lasts."""
-        file = GrowingFile(path, total)
+    def closed_at_end(self, file: GrowingFile) -> GrowingFile:
+        """``file``, which may be read as long as the build lasts."""
         self.closing.callback(file.close)
         return file
 

@@ -49,7 +49,7 @@ class Packer:
         return self._begin(step, work)
 
     def _begin(self, step: Step, work: Work) -> NewLayer:
-        file = self._job.growing_file(self._job.store.new_blob())
+        file = self._job.closed_at_end(GrowingFile(self._job.store.new_blob()))
         packed = self._job.ledger.spawn(
             self._job.nursery, f"pack {step.label}", self._pack, step, file, work
         )

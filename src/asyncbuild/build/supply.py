@@ -71,7 +71,6 @@ class Supply:
         self._store = job.store
         self._keep_blobs = keep_blobs
         self._flights: dict[Hashable, Future[Any]] = {}
-        self._spools: dict[Digest, GrowingFile] = {}
         self._downloads = trio.CapacityLimiter(MAX_DOWNLOADS)
         self.layers_pulled = 0
 
@@ -204,12 +203,10 @@ class Supply:
 
     async def _spool(self, descriptor: Descriptor, origin: Reference) -> GrowingFile:
         if await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
-            spool = self._job.growing_file(self._store.blob_path(descriptor.digest), descriptor.size)
-            spool.advance(descriptor.size)
-            spool.finish()
-            return spool
+            whole = GrowingFile.whole(self._store.blob_path(descriptor.digest))
+            return self._job.closed_at_end(whole)
         path = await trio.to_thread.run_sync(self._store.new_blob)
-        spool = self._job.growing_file(path, descriptor.size)
+        spool = self._job.closed_at_end(GrowingFile(path, descriptor.size))
         self._job.nursery.start_soon(self._download, descriptor, origin, spool)
         return spool
 

@@ -1,0 +1,237 @@
+"""Builds in this process, against a registry double and a store in memory; and what a build leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from asyncbuild.build.builder import build_image
+from asyncbuild.build.futures import Ledger
+from asyncbuild.build.request import BuildRequest, BuildResult
+from asyncbuild.image.manifest import parse_manifest
+from asyncbuild.image.platform import Platform
+from asyncbuild.image.reference import Reference
+from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.registry.registries import RegistrySettings
+from asyncbuild.report.events import Event, RunOutput
+from asyncbuild.testing.registry import RegistryDouble
+from asyncbuild.testing.registry_transport import DoubleTransport
+from support.bases import busybox_image
+from support.images import Image, Layer
+
+HOST = "registry.example"
+CREATED = 1_700_000_000
+AMD64 = Platform("linux", "amd64")
+
+
+class Recorder:
+    """A reporter that keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Keep one event."""
+        self.events.append(event)
+
+    def tick(self) -> None:
+        """Time does not matter here."""
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The events of one kind, in order."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def output(self) -> str:
+        """Everything that RUNs wrote."""
+        return b"".join(event.data for event in self.of(RunOutput)).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where a build happens: a registry double that is every host, a store, a context."""
+
+    double: RegistryDouble
+    store: Path
+    context: Path
+
+    @classmethod
+    def below(cls, directory: Path, double: RegistryDouble | None = None) -> World:
+        """A new one: an empty store and an empty context below ``directory``."""
+        world = cls(double or RegistryDouble(), directory / "store", directory / "context")
+        world.context.mkdir()
+        return world
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Put files into the context."""
+        for name, text in files.items():
+            path = self.context / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def request(self, dockerfile: str, *names: str, **more: Any) -> BuildRequest:
+        """A request to build ``dockerfile`` and push it as ``names`` (``HOST/`` is put before them)."""
+        request = BuildRequest(
+            context=self.context,
+            dockerfile=dockerfile.encode(),
+            dockerfile_path=self.context / "Dockerfile",
+            store=self.store,
+            platform=AMD64,
+            build_platform=AMD64,
+            created=CREATED,
+            destinations=tuple(Reference.parse(f"{HOST}/{name}") for name in names),
+            workers=2,
+        )
+        return replace(request, **more)
+
+    async def build(
+        self,
+        request: BuildRequest,
+        *,
+        recorder: Recorder | None = None,
+        settings: RegistrySettings | None = None,
+        ledger: Ledger | None = None,
+    ) -> BuildResult:
+        """Build it, with the double as the whole network."""
+        chosen = replace(
+            settings or RegistrySettings(),
+            transport=DoubleTransport(self.double),
+            chance=random.Random(7),
+        )
+        return await build_image(request, chosen, recorder or Recorder(), ledger=ledger)
+
+    def run(self, dockerfile: str, *names: str, **more: Any) -> BuildResult:
+        """Build from outside trio."""
+        return trio.run(self.build, self.request(dockerfile, *names, **more))
+
+    def wrong(self) -> list[str]:
+        """What is in the store and must not be visible there."""
+        return store_faults(self.store)
+
+
+@cache
+def _busybox() -> Image:
+    return busybox_image()
+
+
+def add_image(double: RegistryDouble, repository: str, image: Image, tag: str = "latest") -> None:
+    """Put an image into a double."""
+    for layer in image.layers:
+        double.add_blob(repository, layer.data)
+    double.add_blob(repository, image.configuration())
+    double.add_manifest(repository, tag, parse_manifest(image.manifest(), ""))
+
+
+def add_busybox(double: RegistryDouble, repository: str = "base/busybox", *more: Layer) -> Image:
+    """Put the busybox base, with further layers on top of it, into a double."""
+    image = replace(_busybox(), layers=(*_busybox().layers, *more))
+    add_image(double, repository, image)
+    return image
+
+
+def store_faults(store: Path) -> list[str]:
+    """Blobs that are not what their name says, layers without facts, and work places of the living."""
+    wrong = []
+    for path in (store / "blobs/sha256").glob("*"):
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
+            wrong.append(f"blob {path.name} holds other bytes")
+    for path in (store / "layers").glob("*/*"):
+        try:
+            UnpackedFacts.from_json((path / "facts.json").read_text())
+        except (OSError, ValueError) as error:
+            wrong.append(f"layer {path.name} has no facts: {error}")
+    alive = [path.name for path in (store / "tmp").glob("*") if not path.name.startswith("dead-")]
+    return wrong + [f"work place {name} is still there" for name in alive]
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What this process has of the system's: mounts, living descendants, descriptors."""
+
+    mounts: tuple[str, ...]
+    children: frozenset[str]
+    descriptors: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def now(cls) -> Belongings:
+        """As it is at this moment."""
+        gc.collect()
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        return cls(tuple(mounts), frozenset(descendants(os.getpid())), _descriptors())
+
+    def more_than(self, earlier: Belongings) -> list[str]:
+        """What is here now and was not ``earlier``."""
+        mounts = sorted(set(self.mounts) - set(earlier.mounts))
+        children = sorted(self.children - earlier.children)
+        descriptors = [
+            f"descriptor {number}: {what}"
+            for number, what in self.descriptors.items()
+            if number not in earlier.descriptors
+        ]
+        return [*mounts, *children, *descriptors]
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the listing's own
+            continue
+    return found
+
+
+def descendants(ancestor: int) -> dict[str, int]:
+    """Every process below ``ancestor`` that is no zombie: a text that tells it, and its id."""
+    parents: dict[int, tuple[int, str]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            stat = Path(f"/proc/{name}/stat").read_text()
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+        except OSError:
+            continue
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if state != "Z":
+            text = command.replace(b"\0", b" ").decode("utf-8", "replace")[:200]
+            parents[int(name)] = (int(parent), text)
+    found: dict[str, int] = {}
+    wave = {ancestor}
+    while wave:
+        wave = {pid for pid, (parent, _) in parents.items() if parent in wave}
+        found.update({f"process {pid}: {parents[pid][1]}": pid for pid in wave})
+    return found
+
+
+def requests_of(double: RegistryDouble, *methods: str) -> list[str]:
+    """``METHOD path`` of every request, in the order of their begin; all methods if none is named."""
+    return [
+        f"{entry.method} {entry.path}"
+        for entry in double.log
+        if not methods or entry.method in methods
+    ]
+
+
+def manifest_of(double: RegistryDouble, repository: str, tag: str) -> dict[str, Any]:
+    """A manifest that was pushed, as JSON."""
+    document: dict[str, Any] = json.loads(double.manifest(repository, tag).raw)
+    return document
+
+
+def layer_digests(image: Image | Sequence[Layer]) -> list[str]:
+    """The digests of an image's layers, bottom first."""
+    layers = image.layers if isinstance(image, Image) else image
+    return [layer.digest for layer in layers]
