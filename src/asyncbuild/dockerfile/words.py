@@ -26,6 +26,9 @@ SPACES = (
 
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
 _MODIFIERS = frozenset("+-?#%")
+_SPACE_RUN = re.compile(f"[{SPACES}]+")
+_PLAIN = {mark: re.compile(rf"[^$<'\"}}/{re.escape(mark)}]+") for mark in "\\`"}
+"""Runs of characters that mean nothing, by escape character; ``}`` and ``/`` may end an operand."""
 
 
 class WordError(ValueError):
@@ -46,6 +49,7 @@ class Expansion:
 class WordRules:
     """How to read a word. The defaults are those of an instruction's argument.
 
+    ``escape`` is a backslash or a backtick.
     ``keep_quotes`` and ``keep_escapes`` leave the marks in the result; ``quotes_are_text`` gives them no
     meaning at all (heredoc bodies); ``keep_unset`` leaves an unset ``$NAME`` as it was written.
     """
@@ -80,11 +84,11 @@ class _Splitter:
         self._current: list[str] = []
 
     def add(self, text: str) -> None:
-        for character in text:
-            if character not in SPACES:
-                self._current.append(character)
-            elif self._current:
-                self.finish()
+        first, *others = _SPACE_RUN.split(text)
+        self.add_raw(first)
+        for piece in others:
+            self.finish()
+            self.add_raw(piece)
 
     def add_raw(self, text: str) -> None:
         if text:
@@ -135,6 +139,10 @@ class _Lexer:
 
     def _read_piece(self, character: str, *, keep_escapes: bool) -> tuple[str, bool]:
         """One expanded piece, and whether its white space is protected from splitting."""
+        plain = _PLAIN[self.rules.escape].match(self.source, self.position)
+        if plain is not None:
+            self.position = plain.end()
+            return plain[0], False
         if character == "$":
             return self._read_dollar(), False
         if character == "<":
