@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asyncbuild.context.directory import DirectoryContext
-from asyncbuild.context.placement import Placement, place
+from asyncbuild.context.placement import Placement, make_directory, place
 from asyncbuild.context.sources import CopySource, InlineFile, find_sources
 from asyncbuild.dockerfile.modes import ModeChange
 from asyncbuild.errors import DockerfileError
@@ -293,3 +293,15 @@ def test_plain_copies_agree_with_cp(
         (shm_path / "root/d").rmdir()
     expected = sorted(str(p.relative_to(shm_path / "root")) for p in (shm_path / "root").rglob("*"))
     assert sorted(entry.path for entry in made.additions) == expected
+
+
+def test_a_working_directory_is_made_through_links() -> None:
+    """WORKDIR makes what is missing below a link's target, owned by the user; else it changes nothing."""
+    made = make_directory(Placement("/current/out/new", (3, 4), made_ns=9), ROOT)
+    assert [(e.path, e.uid, e.mtime_ns) for e in made.additions] == [
+        ("data", 7, 100),
+        ("data/new", 3, 9),
+    ]
+    assert not make_directory(Placement("/current/sub"), ROOT)
+    with pytest.raises(DockerfileError, match="in place of the file /file"):
+        make_directory(Placement("/file/x"), ROOT)

@@ -53,7 +53,18 @@ def test_another_directory_is_not_taken_for_a_store(shm_path: Path) -> None:
     (shm_path / "layout/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     with pytest.raises(StoreError, match="not a store of ours"):
         Store.open(shm_path / "layout")
-    assert sorted(os.listdir(shm_path / "other")) == ["lock", "precious"]
+    assert os.listdir(shm_path / "other") == ["precious"]
+
+
+def test_a_store_whose_making_was_interrupted_is_finished(shm_path: Path) -> None:
+    """A process killed in its first moments leaves a part of a store, and the next one goes on."""
+    for name in ("blobs/sha256", "layers", "tmp/0123"):
+        (shm_path / name).mkdir(parents=True)
+    (shm_path / "lock").write_text("")
+    (shm_path / "tmp/.index.json").write_text("{")
+    with Store.open(shm_path) as store:
+        assert store.has_blob(store.put_blob(b"x"))
+        assert store.sweep() == 1
 
 
 def test_a_file_in_the_way_is_a_store_error(shm_path: Path) -> None:

@@ -25,6 +25,15 @@ from asyncbuild.store.disk import write_atomically
 
 _VERSION = "1.0.0"
 _EMPTY_INDEX = {"schemaVersion": 2, "manifests": []}
+_DIRECTORIES = (
+    "blobs/sha256",
+    "layers",
+    "mends",
+    "records/diff-ids",
+    "records/digests",
+    "tmp",
+)
+_OURS = {"lock", "lost+found", "index.json", *(name.partition("/")[0] for name in _DIRECTORIES)}
 _KINDS = {"blob": "blobs", "layer": "layers", "mend": "mends"}
 
 
@@ -84,23 +93,27 @@ class Layout:
         path = self.root / _KINDS[kind] / name.algorithm / name.hex
         return Item(kind, str(name), path)
 
-    def prepare(self) -> None:
-        """Make the store's directories; `StoreError` if ``root`` is something else already."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def refuse_foreign(self) -> None:
+        """`StoreError` if ``root`` holds anything that no store has; it is left as it is.
+
+        A store whose making was interrupted has a part of what a store has.
+        """
         marker = self.root / "oci-layout"
         if marker.exists():
             self._check(marker)
-        elif any(path.name not in ("lock", "lost+found") for path in self.root.iterdir()):
+        elif any(path.name not in _OURS for path in self.root.iterdir()):
             raise StoreError(
                 f"{self.root} is not empty and is not a store",
                 hint="choose an empty or a new directory with --store DIR",
             )
-        directories = ("blobs/sha256", "layers", "mends", "records/diff-ids", "records/digests")
-        for name in (*directories, "tmp"):
+
+    def prepare(self) -> None:
+        """Make the store's directories, and last what says that it is one."""
+        for name in _DIRECTORIES:
             (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (self.root / "index.json").exists():
             self._write("index.json", _EMPTY_INDEX)
-        if not marker.exists():
+        if not (self.root / "oci-layout").exists():
             self._write("oci-layout", {"imageLayoutVersion": _VERSION})
 
     def _write(self, name: str, document: object) -> None:

@@ -82,6 +82,7 @@ class Store:
         layout = Layout(Path(os.path.abspath(path)))
         with explained(layout.root):
             layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            layout.refuse_foreign()
             journal = Journal(layout.root, boot or boot_id())
             with _locked(layout.lock):
                 layout.prepare()
