@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import bases
 from support.images import push_index
@@ -17,6 +18,11 @@ from support.registry import (
     remove_tree,
     running_registry,
 )
+
+
+# How long an example takes says something about the machine and its neighbours, not about us.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 
 def _scratch() -> Iterator[Path]:

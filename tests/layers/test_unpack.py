@@ -250,6 +250,14 @@ def test_a_name_below_a_link_reaches_its_target_inside_the_root(
     assert (root / "bin").is_symlink()
 
 
+def test_an_absolute_link_starts_at_the_root(shm_path: Path) -> None:
+    """Also one that stands deep in the tree."""
+    root = shm_path / "out"
+    done(root, directory("d/e"), symlink("d/e/l", "/usr"), member("d/e/l/f", data=b"x"))
+    assert (root / "usr/f").read_bytes() == b"x"
+    assert not (root / "d/e/usr").exists()
+
+
 def test_a_dangling_link_on_the_way_has_its_target_made(shm_path: Path) -> None:
     """The target may be a directory of a lower layer: it becomes an implicit one here."""
     root = shm_path / "out"
