@@ -68,10 +68,11 @@ class _Pattern:
 
 
 class _Index:
-    """Finds the last block with a pattern that matches a text, in one look-up and one search.
+    """Finds the last block with a pattern that matches a text, in one look-up and a search or two.
 
-    A block is a run of neighbouring patterns of the same sign: within it, order means nothing. The
-    expression lists the blocks from the last to the first, each in a group of its own.
+    A block is a run of neighbouring patterns of the same sign: within it, order means nothing. One
+    expression asks whether anything matches at all (most often nothing does); the other lists the blocks
+    from the last to the first, each in a group of its own.
     """
 
     def __init__(self, patterns: Iterable[tuple[int, str, tuple[str, ...]]]) -> None:
@@ -85,12 +86,16 @@ class _Index:
                 self._exact[text] = block
         self._blocks = sorted(wild, reverse=True)
         unions = [rf"({_union(wild[block])})\Z" for block in self._blocks]
-        self._expression = re.compile("|".join(unions)) if unions else None
+        everything = [tokens for block in self._blocks for tokens in wild[block]]
+        self._anything = re.compile(rf"(?:{_union(everything)})\Z")
+        self._expression = re.compile("|".join(unions))
 
     def last_match(self, text: str) -> int:
         """The last block that matches ``text``, or -1."""
         exact = self._exact.get(text, -1)
-        match = self._expression.match(text) if self._expression is not None else None
+        if not self._blocks or self._anything.match(text) is None:
+            return exact
+        match = self._expression.match(text)
         return exact if match is None else max(exact, self._blocks[(match.lastindex or 1) - 1])
 
 
