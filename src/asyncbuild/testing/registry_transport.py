@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 
 import httpx
@@ -46,7 +47,8 @@ class DoubleTransport(httpx.AsyncBaseTransport):
         except UploadDropped:
             entry.ended = trio.current_time()
             raise httpx.WriteError("the double dropped the upload") from None
-        stream = _AnswerStream(answered, entry, head=request.method == "HEAD")
+        patience = request.extensions.get("timeout", {}).get("read")
+        stream = _AnswerStream(answered, entry, patience, head=request.method == "HEAD")
         if answered.stop == -1:
             await stream.stopped()
         headers = dict(answered.headers)
@@ -74,12 +76,15 @@ class _Chunks:
 class _AnswerStream(httpx.AsyncByteStream):
     """An answer's body, ending as the double wants it to."""
 
-    def __init__(self, answered: Answered, entry: LoggedRequest, *, head: bool) -> None:
+    def __init__(
+        self, answered: Answered, entry: LoggedRequest, patience: float | None, *, head: bool
+    ) -> None:
         length = len(answered.body) if answered.declared is None else answered.declared
         self._body = b"" if head else answered.body[:length]
         self._short = not head and length > len(answered.body)
         self._answered = answered
         self._entry = entry
+        self._patience = math.inf if patience is None else patience
         self._place = 0
         self._closed = False
 
@@ -105,10 +110,12 @@ class _AnswerStream(httpx.AsyncByteStream):
         raise StopAsyncIteration
 
     async def stopped(self) -> None:
-        """Break off or hang."""
+        """Break off; or hang, until the client's read timeout."""
         if self._answered.hangs:
-            await trio.sleep_forever()
+            await trio.sleep(self._patience)
         self._entry.ended = trio.current_time()
+        if self._answered.hangs:
+            raise httpx.ReadTimeout("the double hangs")
         raise httpx.RemoteProtocolError("the double closed the connection")
 
     async def aclose(self) -> None:
