@@ -19,7 +19,6 @@ from support.registry import (
     running_registry,
 )
 
-
 # How long an example takes says something about the machine and its neighbours, not about us.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import zlib
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncbuild.errors import InputError
+from asyncbuild.errors import InputError, StoreError
 from asyncbuild.image.digest import DiffId
 from asyncbuild.layers import compression as compression_module
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, InlineSource, Kind
@@ -23,6 +24,7 @@ from asyncbuild.layers.compression import GZIP, UNCOMPRESSED, ZSTD, Codec, Compr
 from asyncbuild.layers.pack import pack, pack_to_file
 from asyncbuild.layers.snapshot import snapshot
 from support.layers import change_sets, facts, file, pack_bytes, unpack_bytes, whiteouts
+from support.overlay import mount_tmpfs, unmount, with_private_mounts
 from support.scratch import scratch
 
 EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
@@ -220,7 +222,7 @@ def test_progress_is_what_is_in_the_file(shm_path: Path) -> None:
     assert seen == sorted(seen)
     assert seen[-1] == layer.descriptor.size == (shm_path / "blob").stat().st_size
     assert len(seen) > 3
-    with pytest.raises(FileExistsError):
+    with pytest.raises(StoreError, match="exists"):
         pack_to_file(ChangeSet(), str(shm_path / "blob"))
 
 
@@ -233,6 +235,32 @@ def test_an_error_in_a_thread_is_raised(shm_path: Path) -> None:
 
     with pytest.raises(OSError, match="No space"):
         pack(ChangeSet(), Full(), UNCOMPRESSED)
+
+
+def test_reading_leaves_access_times_alone(shm_path: Path) -> None:
+    """S10: a context is never changed."""
+    (shm_path / "f").write_bytes(b"x")
+    os.utime(shm_path / "f", (1, 2))
+    entry = Entry("f", Kind.FILE, size=1, source=FileSource(f"{shm_path}/f"))
+    pack_bytes(ChangeSet.of([entry]))
+    assert (shm_path / "f").stat().st_atime == 1
+
+
+@pytest.mark.parametrize("compression", [UNCOMPRESSED, GZIP])
+def test_a_full_disk_is_said(compression: Compression, shm_path: Path) -> None:
+    """A StoreError with the blob's path; no thread is left behind."""
+    changes = ChangeSet.of([file("f", os.urandom(2_000_000))])
+
+    def work() -> None:
+        mount_tmpfs(shm_path, "size=1m")
+        try:
+            with pytest.raises(StoreError, match=f"{shm_path}/blob: No space left"):
+                pack_to_file(changes, f"{shm_path}/blob", compression)
+        finally:
+            unmount(shm_path)
+
+    with_private_mounts(work)
+    assert "ordered" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("path", [".wh.f", "d/.wh.f", ".wh.d/f", "d/.wh..wh..opq"])

@@ -12,6 +12,7 @@ import random
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,11 +32,13 @@ from support.layers import (
     hardlink,
     member,
     opaque_directories,
+    pieces,
     symlink,
     tar,
     unpack_bytes,
     whiteouts,
 )
+from support.overlay import mount_tmpfs, unmount, with_private_mounts
 from support.scratch import scratch
 
 _REG, _DIR, _LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
@@ -690,6 +693,30 @@ def test_a_destination_in_use_is_refused(shm_path: Path) -> None:
     blob = tar(member("f"))
     with pytest.raises(StoreError, match="not empty"):
         unpack(UnpackJob(str(shm_path / "out"), Digest.of(blob), len(blob)), [blob])
+
+
+@pytest.mark.parametrize("tee", [True, False])
+def test_a_full_disk_is_the_stores_error(shm_path: Path, *, tee: bool) -> None:
+    """Whether the files or the copy of the blob fill it; many small files or one large."""
+    blob = tar(*(member(f"f{i}", data=random.Random(i).randbytes(9000)) for i in range(200)))
+    blob_path = shm_path / "small/blob" if tee else None
+    (shm_path / "small").mkdir()
+
+    def work() -> None:
+        mount_tmpfs(shm_path / "small", "size=1m")
+        try:
+            out = shm_path / ("out" if tee else "small/out")
+            out.mkdir()
+            job = UnpackJob(
+                str(out), Digest.of(blob), len(blob), None, str(blob_path) if tee else None
+            )
+            with pytest.raises(StoreError, match="No space left"):
+                unpack(job, pieces(blob, range(0, len(blob), 100_000)))
+        finally:
+            unmount(shm_path / "small")
+
+    with_private_mounts(work)
+    assert "ahead" not in {thread.name for thread in threading.enumerate()}
 
 
 # --- GNU tar as an independent check ----------------------------------------------------------------

@@ -9,9 +9,9 @@ from typing import Final
 from asyncbuild.errors import InputError, LayerError, StoreError
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, InlineSource, Kind
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.layers.pack import open_source
 from asyncbuild.layers.tree import LayerTree
 
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _SMALL: Final = 64 << 10
 _PIECE: Final = 1 << 30
 _NOT_BETWEEN_THESE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
@@ -64,10 +64,7 @@ def _write_file(entry: Entry, tree: LayerTree) -> None:
 
 
 def _copy(path: str, target: int, size: int) -> None:
-    try:
-        source = os.open(path, _OPEN)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    source = open_source(path)
     try:
         count = _copy_small(source, target) if size < _SMALL else _copy_large(source, target)
     finally:

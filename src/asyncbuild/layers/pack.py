@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from asyncbuild.errors import InputError
+from asyncbuild.errors import InputError, StoreError
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.layers.ahead import Ordered
@@ -36,6 +36,7 @@ OPAQUE_MARKER: Final = ".wh..wh..opq"
 _SLACK: Final = 64 << 10
 _END: Final = bytes(2 * BLOCK)
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NOTHING: Final = memoryview(b"")
 
 
@@ -132,8 +133,8 @@ class TarWriter:
         self.compressed_size = 0
 
     def __enter__(self) -> Self:
-        self._pool.__enter__()
         self._emit(self._compressor.start())
+        self._pool.__enter__()
         return self
 
     def __exit__(
@@ -181,10 +182,7 @@ class TarWriter:
         self._emit(self._compressor.end())
 
     def _copy(self, path: str, entry: Entry) -> None:
-        try:
-            descriptor = os.open(path, _OPEN)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        descriptor = open_source(path)
         try:
             self._copy_from(descriptor, path, entry.size)
         except OSError as error:
@@ -252,14 +250,32 @@ class TarWriter:
             self.compressed_size += len(data)
 
 
+def open_source(path: str) -> int:
+    """A descriptor to read the file ``path``, which is not followed; `InputError` if it cannot be.
+
+    A context is not to be changed, not even in its access times, where we may say so.
+    """
+    try:
+        try:
+            return os.open(path, _OPEN | os.O_NOATIME)
+        except PermissionError:
+            return os.open(path, _OPEN)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
 class BlobFile:
     """A new file as a `Sink` that tells ``progress`` how many bytes are in it so far.
 
-    A context manager. FileExistsError if the file exists.
+    A context manager. `StoreError` if the file exists or the disk does not take it.
     """
 
     def __init__(self, path: str, progress: Callable[[int], None] | None = None) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._path = path
+        try:
+            self._descriptor = os.open(path, _NEW, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
         self._progress = progress
         self._size = 0
 
@@ -270,10 +286,13 @@ class BlobFile:
         os.close(self._descriptor)
 
     def write(self, data: bytes) -> None:
-        """Write all of ``data``; OSError when the disk does not take it."""
+        """Write all of ``data``."""
         view = memoryview(data)
         while view:
-            count = os.write(self._descriptor, view)
+            try:
+                count = os.write(self._descriptor, view)
+            except OSError as error:
+                raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
             view = view[count:]
             self._size += count
         if self._progress is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -425,8 +426,8 @@ def _is_whiteout(found: os.stat_result) -> bool:
 
 
 def _umask() -> int:
-    """This process's mask, read without changing it even for a moment."""
-    with open("/proc/self/status") as status:
+    """This process's mask, read without changing it even for a moment; all bits if no one tells."""
+    with suppress(OSError), open("/proc/self/status") as status:
         for line in status:
             if line.startswith("Umask:"):
                 return int(line.split()[1], 8)
