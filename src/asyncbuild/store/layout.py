@@ -6,6 +6,8 @@
     blobs/<algorithm>/<hex>      blobs by Digest
     layers/<algorithm>/<hex>/    unpacked layers by DiffId: fs/ (overlayfs' lower format), facts.json
     mends/<algorithm>/<hex>/     what a layer needs on top of certain others, by ChainID: fs/, mend.json
+    trees/<algorithm>/<hex>/     what a step changed and no layer was packed of, by its key: fs/
+    records/results/<key>        what came of a step with that key (`asyncbuild.cache`)
     records/diff-ids/<digest>    the DiffId of a blob; records/digests/<diffid>/<digest> the reverse
     tmp/<owner>/                 work in progress, one directory for each living process
     journal*, lock               see `asyncbuild.store.journal`; held while a store is opened
@@ -29,12 +31,14 @@ _DIRECTORIES = (
     "blobs/sha256",
     "layers",
     "mends",
+    "trees",
     "records/diff-ids",
     "records/digests",
+    "records/results",
     "tmp",
 )
 _OURS = {"lock", "lost+found", "index.json", *(name.partition("/")[0] for name in _DIRECTORIES)}
-_KINDS = {"blob": "blobs", "layer": "layers", "mend": "mends"}
+_KINDS = {"blob": "blobs", "layer": "layers", "mend": "mends", "tree": "trees"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,15 @@ class Layout:
     def mend(self, chain: DiffId) -> Item:
         """The mend of the topmost layer of ``chain``."""
         return self._item("mend", chain)
+
+    def tree(self, key: str) -> Item:
+        """What a step with the cache key ``key`` (hexadecimal) changed."""
+        return self._item("tree", Digest("sha256", key))
+
+    def result_record(self, key: str) -> Item:
+        """The record of what came of a step."""
+        name = f"results/{key}"
+        return Item("record", name, self.root / "records" / name)
 
     def diff_id_record(self, digest: Digest) -> Item:
         """The record that names the DiffId of the blob ``digest``."""

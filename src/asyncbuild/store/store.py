@@ -236,6 +236,31 @@ class Store:
             self._appear(work, item)
         return self.mend(chain) or Mend(item.path / _TREE, replaces)
 
+    # Results of steps
+
+    def result(self, key: str) -> bytes | None:
+        """What was recorded for the cache key ``key`` (64 hexadecimal digits)."""
+        try:
+            return self._layout.result_record(key).path.read_bytes()
+        except OSError:
+            return None
+
+    def put_result(self, key: str, data: bytes) -> None:
+        """Record what came of a step; a later record of the same key wins."""
+        item = self._layout.result_record(key)
+        with explained(self.root), self._journal.announced(item.kind, item.name):
+            write_atomically(item.path, data, self._place.fresh("record"))
+
+    def tree(self, key: str) -> Path | None:
+        """What the step with the key ``key`` changed, as an overlay lower directory."""
+        path = self._layout.tree(key).path / _TREE
+        return path if path.is_dir() else None
+
+    def commit_tree(self, work: Path, key: str) -> None:
+        """Let ``work`` (a work directory with ``fs/``) appear as the tree of ``key``."""
+        with explained(self.root):
+            self._appear(work, self._layout.tree(key))
+
     # Work in progress
 
     def new_work(self, purpose: str, *inside: str) -> Path:
@@ -302,7 +327,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _settle(layout: Layout, place: Workplace, doubt: Doubt) -> None:
     """Drop what another boot left in doubt, but for blobs that prove to be whole."""
-    for kind in ("blob", "layer", "mend", "record"):
+    for kind in ("blob", "layer", "mend", "tree", "record"):
         for item in layout.items(kind):
             changed = item.path.lstat().st_ctime_ns
             if doubt.covers(kind, item.name, changed) and not (kind == "blob" and _is_whole(item)):

@@ -1,0 +1,150 @@
+"""Fingerprints: what a file is, for cache keys, without its times.
+
+A file's content is hashed once and remembered with what the kernel says of it (device, inode, size,
+mtime, ctime): an unchanged file of an unchanged context is not read again. A file whose times are as
+young as the hashing itself is not remembered, since it could change again within the clock's grain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from asyncbuild.context.sources import CopySource
+from asyncbuild.errors import InputError
+from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, InlineSource, Kind
+
+_FORMAT = "asyncbuild stat cache 1"
+_BUFFER = 1 << 20
+_GRAIN_NS = 2_000_000_000
+Stat = tuple[int, int, int, int, int]
+Fingerprint = tuple[object, ...]
+
+
+class ContentDigests:
+    """Digests of files' contents, with a memory on disk; ``path`` is a file of our own, None for none.
+
+    Used by one thread at a time.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, tuple[Stat, bytes]] = _load(path)
+        self._kept: dict[str, tuple[Stat, bytes]] = {}
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self.read = 0
+
+    def of(self, path: str) -> bytes:
+        """The sha256 of the file at ``path`` (absolute, not followed)."""
+        try:
+            found = os.lstat(path)
+            stat = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            known = self._known.get(path)
+            if known is not None and known[0] == stat:
+                digest = known[1]
+            else:
+                digest = self._hash(path)
+                self.read += 1
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        if max(stat[3], stat[4]) < time.time_ns() - _GRAIN_NS:
+            self._kept[path] = (stat, digest)
+        return digest
+
+    def save(self) -> None:
+        """Remember what was used, for the next build; a memory that cannot be written is no error."""
+        if self._path is None or not self._kept:
+            return
+        merged = {**self._known, **self._kept}
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(marshal.dumps((_FORMAT, merged)))
+            temporary.replace(self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+    def _hash(self, path: str) -> bytes:
+        digest = hashlib.sha256()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            while count := os.readv(descriptor, [self._buffer]):
+                digest.update(self._buffer[:count])
+        finally:
+            os.close(descriptor)
+        return digest.digest()
+
+
+def _load(path: Path | None) -> dict[str, tuple[Stat, bytes]]:
+    """What was remembered; nothing, if the file is missing or damaged."""
+    if path is None:
+        return {}
+    try:
+        version, known = marshal.loads(path.read_bytes())  # noqa: S302 - a file of our own store
+    except (OSError, ValueError, TypeError, EOFError):
+        return {}
+    return known if version == _FORMAT and isinstance(known, dict) else {}
+
+
+def entry_fingerprint(entry: Entry, path: str, contents: ContentDigests) -> Fingerprint:
+    """What ``entry`` is when it is called ``path``: everything but its times."""
+    content: bytes | None = None
+    if entry.kind is Kind.FILE:
+        if isinstance(entry.source, FileSource):
+            content = contents.of(entry.source.path)
+        elif isinstance(entry.source, InlineSource):
+            content = hashlib.sha256(entry.source.data).digest()
+    return (
+        path,
+        entry.kind.value,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.link,
+        entry.device,
+        entry.xattrs,
+        content,
+    )
+
+
+def source_fingerprint(sources: Iterable[CopySource], contents: ContentDigests) -> Fingerprint:
+    """What the sources of a COPY are: their names and everything below them."""
+    return tuple(
+        (
+            source.name,
+            tuple(
+                entry_fingerprint(
+                    entry if entry.kind is not Kind.HARDLINK else _linked(entry, source),
+                    source.relative(entry.path),
+                    contents,
+                )
+                for entry in source.entries
+            ),
+        )
+        for source in sources
+    )
+
+
+def _linked(entry: Entry, source: CopySource) -> Entry:
+    """A hardlink names its file by the path from the source, wherever the source is."""
+    return Entry(
+        entry.path,
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        link=source.relative(entry.link),
+    )
+
+
+def change_fingerprint(changes: ChangeSet, contents: ContentDigests) -> Fingerprint:
+    """What a change set makes."""
+    return (
+        tuple(entry_fingerprint(entry, entry.path, contents) for entry in changes.additions),
+        changes.deletions,
+        changes.opaque,
+    )
