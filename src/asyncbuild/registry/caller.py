@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
@@ -32,6 +33,7 @@ from asyncbuild.registry.wire import Answer, NoAnswer, Sent, Wire, no_answer_map
 
 TOKEN_LIMIT = 1 << 20
 _ROUNDS = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,12 @@ class Patience:
         await trio.sleep(seconds)
         return True
 
-    async def persist(self, once: Callable[[], Awaitable[Answer | Failed]]) -> Answer:
+    async def persist(self, once: Callable[[], Awaitable[T | Failed]]) -> T:
         """Call ``once`` until it gives an answer; raises the last failure's error."""
         failures = 0
         while True:
             result = await once()
-            if isinstance(result, Answer):
+            if not isinstance(result, Failed):
                 return result
             failures += 1
             if not await self.pause(failures, result):
@@ -114,17 +116,16 @@ class WireTokenService:
             headers.append(("Content-Type", "application/x-www-form-urlencoded"))
         body = None if request.form is None else BytesBody(request.form)
         sent = Sent(request.method, request.url, tuple(headers), body)
-        answer = await self._patience.persist(lambda: self._once(sent))
-        return TokenAnswer(answer.status, await answer.read(TOKEN_LIMIT))
+        return await self._patience.persist(lambda: self._once(sent))
 
-    async def _once(self, sent: Sent) -> Answer | Failed:
+    async def _once(self, sent: Sent) -> TokenAnswer | Failed:
         try:
             answer = await self._wire.send(sent)
+            if answer.status in TEMPORARY_STATUSES:
+                return await as_failed(answer, "get a token")
+            return TokenAnswer(answer.status, await answer.read(TOKEN_LIMIT))
         except NoAnswer as error:
             return Failed(error, not error.final)
-        if answer.status in TEMPORARY_STATUSES:
-            return await as_failed(answer, "get a token")
-        return answer
 
 
 class Caller:
@@ -148,6 +149,19 @@ class Caller:
         if isinstance(result, Failed):
             raise result.error
         return result
+
+    async def fetch(self, call: Call, limit: int) -> tuple[Answer, bytes]:
+        """The answer with its whole body, of at most ``limit`` bytes; raises as `open` does."""
+        return await self.patience.persist(lambda: self._fetch_once(call, limit))
+
+    async def _fetch_once(self, call: Call, limit: int) -> tuple[Answer, bytes] | Failed:
+        result = await self.once(call)
+        if isinstance(result, Failed):
+            return result
+        try:
+            return result, await result.read(limit)
+        except NoAnswer as error:
+            return Failed(error, not error.final)
 
     async def once(self, call: Call) -> Answer | Failed:
         """One try. Raises for what cannot become better, returns `Failed` for the rest."""
@@ -188,7 +202,7 @@ class Caller:
             location = answer.headers.get("location")
             if answer.status not in REDIRECTS or call.method not in ("GET", "HEAD") or not location:
                 return answer
-            await answer.read(TOKEN_LIMIT)
+            await answer.discard()
             url = resolve_location(url, location)
         raise RemoteProtocolError("too many redirects", exchange=answer.exchange)
 

@@ -36,7 +36,6 @@ from asyncbuild.registry.upload import (
 )
 from asyncbuild.registry.wire import Answer
 
-_SMALL = 64 << 10
 SMALL_BLOB_LIMIT = 8 << 20
 
 
@@ -77,8 +76,8 @@ class RegistryClient:
 
         Raises `ImageNotFound`; `IntegrityError` if the bytes are not those of a digest.
         """
-        answer = await self._caller.open(self._manifest_call("GET", repository, identifier, {200}))
-        raw = await answer.read(MANIFEST_LIMIT)
+        call = self._manifest_call("GET", repository, identifier, {200})
+        answer, raw = await self._caller.fetch(call, MANIFEST_LIMIT)
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
         asked = identifier if isinstance(identifier, Digest) else _digest_or_none(identifier)
         asked = asked or _digest_or_none(answer.headers.get("docker-content-digest", ""))
@@ -104,7 +103,7 @@ class RegistryClient:
         answer = await self._caller.open(
             self._manifest_call("HEAD", repository, identifier, statuses)
         )
-        await answer.read(_SMALL)
+        await answer.discard()
         if answer.status == 404:
             return None
         digest = _digest_or_none(answer.headers.get("docker-content-digest", ""))
@@ -170,7 +169,7 @@ class RegistryClient:
             expected=frozenset({200, 404}),
         )
         answer = await self._caller.open(call)
-        await answer.read(_SMALL)
+        await answer.discard()
         return answer.status == 200
 
     async def mount_or_start_upload(
@@ -207,7 +206,7 @@ class RegistryClient:
                 body=BytesBody(raw),
             )
         )
-        await answer.read(_SMALL)
+        await answer.discard()
         check_digest(answer, Digest.of(raw))
 
 

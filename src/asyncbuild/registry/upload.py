@@ -23,7 +23,6 @@ from asyncbuild.registry.wire import Answer
 
 ABORT_SECONDS = 5.0
 _BINARY = ("Content-Type", "application/octet-stream")
-_SMALL = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class UploadSession:
         call = self._call("PATCH", self._location, frozenset({201, 202, 204}), body)
         answer = await self._caller.open(call)
         self._follow(answer)
-        await answer.read(_SMALL)
+        await answer.discard()
         return body.sent
 
     async def close(self, digest: Digest) -> None:
@@ -103,7 +102,7 @@ class UploadSession:
         with trio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(RegistryError):
             result = await self._caller.once(self._call("DELETE", self._location, expected))
             if not isinstance(result, Failed):
-                await result.read(_SMALL)
+                await result.discard()
 
     def _call(
         self, method: str, target: str, expected: frozenset[int], body: Body | None = None
@@ -125,7 +124,7 @@ class UploadSession:
 
     async def _closed(self, answer: Answer, digest: Digest) -> None:
         self._open = False
-        await answer.read(_SMALL)
+        await answer.discard()
         check_digest(answer, digest)
 
     def _follow(self, answer: Answer) -> None:
@@ -180,7 +179,7 @@ async def start_upload(
         if mount is None or not _mount_refused(error.exchange):
             raise
         return await start_upload(caller, repository, commit=commit)
-    await answer.read(_SMALL)
+    await answer.discard()
     if answer.status == 201:
         assert mount is not None
         return Mounted(mount)

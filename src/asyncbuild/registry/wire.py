@@ -250,6 +250,11 @@ class Answer:
             await self.aclose()
         return b"".join(parts)
 
+    async def discard(self) -> None:
+        """Free the connection, for another request if the body is small; what it says is of no interest."""
+        with contextlib.suppress(RegistryError):
+            await self.read(ERROR_LIMIT)
+
     async def failed(self) -> tuple[Exchange, Any]:
         """For an answer that is an error: the exchange with the registry's words, and the words."""
         body = b""

@@ -6,6 +6,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from typing import Any
 
 import h11
 import trio
@@ -28,25 +29,30 @@ class _Gone(Exception):
 
 @contextlib.asynccontextmanager
 async def serving(
-    double: RegistryDouble, *, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+    double: RegistryDouble, *, tls: ssl.SSLContext | None = None, port: int = 0
 ) -> AsyncIterator[str]:
-    """Serve ``double`` until the block ends; gives ``host:port``."""
+    """Serve ``double`` on 127.0.0.1 until the block ends; gives ``host:port``.
+
+    Every connection is closed at the end. An exception of the block comes out as it is.
+    """
 
     async def handler(stream: trio.abc.Stream) -> None:
         await _Connection(double, stream, "http" if tls is None else "https").serve()
 
-    listeners = await trio.open_tcp_listeners(0, host=address)
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
-    async with trio.open_nursery() as nursery:
-        if tls is None:
-            nursery.start_soon(trio.serve_listeners, handler, listeners)
-        else:
-            secure = [
-                trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners
-            ]
-            nursery.start_soon(trio.serve_listeners, handler, secure)
-        yield f"{address}:{port}"
-        nursery.cancel_scope.cancel()
+    served: list[Any] = listeners  # of one kind or the other: trio's types want to know which
+    if tls is not None:
+        served = [trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners]
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, handler, served)
+            yield f"127.0.0.1:{port}"
+            nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 class _Connection:
