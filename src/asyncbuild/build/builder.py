@@ -140,7 +140,6 @@ async def _run(session: Session) -> BuildResult:
                 nursery.start_soon(_finish, destination, upload, image)
         await _write_outputs(session, state, image)
     finally:
-        await session.sandboxes.aclose()
         await _abandon_uploads(session)
     config = ImageConfig.parse(image.config)
     return BuildResult(image.manifest, config, session.request.destinations, Statistics())

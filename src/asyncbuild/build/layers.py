@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import GrowingFile
+from asyncbuild.cache.results import CachedLayer
 from asyncbuild.image.digest import DiffId
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
@@ -14,11 +15,16 @@ from asyncbuild.layers.pack import PackedLayer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BaseLayer:
-    """A layer of the base image: it exists in a registry, and is mounted rather than moved."""
+    """A layer that exists, of the base image or of a cache: it is mounted rather than moved.
+
+    ``origin`` is the repository that has it; None is our own store. ``cached`` says that a look-up gave
+    it, which may turn out to have promised too much.
+    """
 
     descriptor: Descriptor
     diff_id: DiffId
-    origin: Reference
+    origin: Reference | None
+    cached: CachedLayer | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

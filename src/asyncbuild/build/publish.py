@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import trio
 
@@ -55,7 +56,7 @@ class PublishStatistics:
 class Destination:
     """One repository that the image goes to, under one or more tags.
 
-    Everything that is started here is required: an error cancels the nursery.
+    Everything that is started here is required, unless said otherwise: an error cancels the nursery.
     """
 
     def __init__(
@@ -64,8 +65,14 @@ class Destination:
         supply: Supply,
         references: tuple[Reference, ...],
         primary: Destination | None = None,
+        *,
+        required: bool = True,
     ) -> None:
-        """``references`` name one repository; ``primary`` is an earlier one of the same registry."""
+        """``references`` name one repository; ``primary`` is an earlier one of the same registry.
+
+        What is not ``required`` (a cache) fails only where someone waits for an arrival.
+        """
+        self._required = required
         self.references = references
         self.registry = references[0].registry
         self.repository = references[0].repository
@@ -136,31 +143,39 @@ class Destination:
                 await self._send_base(layer)
             else:
                 await self._send_new(layer, session or self.open_session())
-        except BaseException:
-            arrived.abandon()
-            raise
-        arrived.keep(None)
+        except BaseException as error:
+            if self._required or not isinstance(error, Exception):
+                arrived.abandon()
+                raise
+            arrived.fail(error)
+        else:
+            arrived.keep(None)
 
     async def _send_base(self, layer: BaseLayer) -> None:
         descriptor = layer.descriptor
         if descriptor.media_type == DOCKER_FOREIGN_LAYER or descriptor.urls:
             return  # not ours to distribute; the manifest says where it is
-        here = layer.origin.registry == self.registry
-        if here and layer.origin.repository == self.repository:
+        source = layer.origin.repository if self._is_here(layer.origin) else None
+        if source == self.repository:
             self.statistics.existing += 1
             return
         progress = self._progress(descriptor.digest)
-        if not here and await self._client.blob_exists(self.repository, descriptor.digest):
+        if source is None and await self._client.blob_exists(self.repository, descriptor.digest):
             self._arrived(progress, TransferOutcome.EXISTS)
             return
-        source = layer.origin.repository if here else None
-        mount = descriptor.digest if here else None
+        mount = None if source is None else descriptor.digest
         answer = await self._client.mount_or_start_upload(self.repository, mount, source)
         if isinstance(answer, Mounted):
             self._arrived(progress, TransferOutcome.MOUNTED)
             return
-        blob = await self._supply.blob(descriptor, layer.origin).wait()
+        if layer.cached is None:
+            blob = await self._supply.blob(descriptor, layer.origin).wait()
+        else:
+            blob = GrowingFile.whole(await self._supply.verified_cached_blob(layer.cached))
         await self._put(answer, blob, descriptor, progress)
+
+    def _is_here(self, origin: Reference | None) -> TypeGuard[Reference]:
+        return origin is not None and origin.registry == self.registry
 
     async def _send_new(self, layer: NewLayer, opened: Future[UploadSession]) -> None:
         progress = self._progress(None)

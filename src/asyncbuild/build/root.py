@@ -20,10 +20,16 @@ Directories = tuple[Path, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Addition:
-    """What one step put on top: its tree to look at, and how to get it as a directory."""
+    """What one step put on top: how to get it as a directory, and what it holds if that is known
+    without one (None: look into the directory).
+    """
 
-    tree: Tree
+    tree: Tree | None
     directory: Callable[[], Future[Path]]
+
+    async def look(self) -> Tree:
+        """What it holds."""
+        return self.tree or DirectoryTree(await self.directory().wait())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +45,11 @@ class Root:
 
     async def view(self) -> View:
         """Look at the files without mounting anything; waits for the base's layers."""
+        for addition in self.additions:
+            if addition.tree is None:
+                addition.directory()  # all of them are fetched at once
         below = [DirectoryTree(path) for path in await self._base_directories()]
-        return View([*(addition.tree for addition in reversed(self.additions)), *below])
+        return View([*[await item.look() for item in reversed(self.additions)], *below])
 
     async def lower_directories(self) -> Directories:
         """Everything as overlay lower directories; writes the change sets that no one needed yet."""

@@ -31,7 +31,10 @@ class Sandboxes:
         return helper
 
     async def aclose(self) -> None:
-        """End the processes that were not taken; also while the task is being cancelled."""
+        """End the processes that were not taken; also while the task is being cancelled.
+
+        The nursery has ended by then, or one that is just being started would be missed.
+        """
         for helper in list(self._unused):
             await helper.aclose()
         self._unused.clear()

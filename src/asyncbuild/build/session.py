@@ -51,6 +51,7 @@ class Session:
             job.nursery, "context", self._open_context
         )
         self.sandboxes = Sandboxes(job.nursery, job.ledger)
+        job.closing.push_async_callback(self.sandboxes.aclose)
         self.steps_executed = 0
         self._execute = execute
         self._stages: dict[int, Future[StageState]] = {}

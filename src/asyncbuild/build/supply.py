@@ -21,9 +21,18 @@ import trio
 from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import CHUNK, GrowingFile
 from asyncbuild.build.job import Job
-from asyncbuild.errors import ImageNotFound, IntegrityError, RemoteProtocolError
+from asyncbuild.cache.results import CachedLayer
+from asyncbuild.errors import (
+    AsyncbuildError,
+    ImageNotFound,
+    IntegrityError,
+    LayerError,
+    RegistryError,
+    RemoteProtocolError,
+    StoreError,
+)
 from asyncbuild.image.config import ImageConfig, InvalidConfig
-from asyncbuild.image.digest import DiffId, Digest
+from asyncbuild.image.digest import DiffId
 from asyncbuild.image.manifest import Descriptor, Index, Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
@@ -60,6 +69,17 @@ class BaseImage:
     def layers(self) -> tuple[tuple[Descriptor, DiffId], ...]:
         """The layers bottom first, each by both of its names."""
         return tuple(zip(self.manifest.layers, self.config.diff_ids, strict=True))
+
+
+class CacheLost(AsyncbuildError):
+    """What a look-up promised cannot be had after all: the build begins again without it."""
+
+    temporary = True
+
+    def __init__(self, layer: CachedLayer, reason: str) -> None:
+        name = layer.descriptor.digest if layer.descriptor else layer.tree
+        super().__init__(f"a cached layer ({name}) cannot be used: {reason}")
+        self.layer = layer
 
 
 class Supply:
@@ -109,12 +129,20 @@ class Supply:
         label = f"layer {descriptor.digest.short}"
         return self._flight(key, label, self._unpack, descriptor, diff_id, image.reference)
 
-    def blob(self, descriptor: Descriptor, origin: Reference) -> Future[GrowingFile]:
-        """The layer's blob, perhaps still on its way; its bytes are not verified yet."""
+    def cached(self, layer: CachedLayer) -> Future[Path]:
+        """A layer that a look-up gave, as an overlay lower directory; fails with `CacheLost`."""
+        name = layer.tree or str(layer.diff_id)
+        return self._flight(("cached", name), f"cached layer {name[:20]}", self._find, layer)
+
+    def blob(self, descriptor: Descriptor, origin: Reference | None) -> Future[GrowingFile]:
+        """The layer's blob, perhaps still on its way; its bytes are not verified yet.
+
+        ``origin`` is the repository that has it; None is our own store.
+        """
         key = ("blob", descriptor.digest)
         return self._flight(key, f"blob {descriptor.digest.short}", self._spool, descriptor, origin)
 
-    async def verified_blob(self, descriptor: Descriptor, origin: Reference) -> Path:
+    async def verified_blob(self, descriptor: Descriptor, origin: Reference | None) -> Path:
         """The layer's blob in the store, whole and verified."""
         if not await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
             spool = await self.blob(descriptor, origin).wait()
@@ -126,6 +154,15 @@ class Supply:
                 await trio.to_thread.run_sync(_verify, spool.path, descriptor)
                 await trio.to_thread.run_sync(self._keep, spool, descriptor)
         return self._store.blob_path(descriptor.digest)
+
+    async def verified_cached_blob(self, layer: CachedLayer) -> Path:
+        """As `verified_blob`, of a layer that a look-up gave; raises `CacheLost`."""
+        if layer.descriptor is None:
+            raise CacheLost(layer, "it was never packed")
+        try:
+            return await self.verified_blob(layer.descriptor, layer.origin)
+        except (RegistryError, LayerError, StoreError) as error:
+            raise CacheLost(layer, str(error)) from error
 
     async def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         started = trio.current_time()
@@ -165,6 +202,22 @@ class Supply:
         unpacked = [await flight.wait() for flight in flights]
         return tuple(await trio.to_thread.run_sync(lower_directories, unpacked, self._store))
 
+    async def _find(self, layer: CachedLayer) -> Path:
+        tree = self._store.tree(layer.tree) if layer.tree else None
+        if tree is not None:
+            return tree
+        if layer.descriptor is None or layer.diff_id is None:
+            raise CacheLost(layer, "it is no longer in the store")
+        key = ("layer", layer.descriptor.digest)
+        label = f"layer {layer.descriptor.digest.short}"
+        flight = self._flight(
+            key, label, self._unpack, layer.descriptor, layer.diff_id, layer.origin
+        )
+        try:
+            return (await flight.wait()).path
+        except (RegistryError, LayerError) as error:
+            raise CacheLost(layer, str(error)) from error
+
     async def _look(self, image: BaseImage, paths: tuple[str, ...]) -> View:
         top = len(image.layers)
         sizes = [descriptor.size for descriptor, _ in reversed(image.layers)]
@@ -177,7 +230,7 @@ class Supply:
         return View([DirectoryTree(path) for path in await self.root(image).wait()])
 
     async def _unpack(
-        self, descriptor: Descriptor, diff_id: DiffId, origin: Reference
+        self, descriptor: Descriptor, diff_id: DiffId, origin: Reference | None
     ) -> UnpackedLayer:
         present = await trio.to_thread.run_sync(self._store.layer, diff_id)
         if present is not None:
@@ -201,10 +254,12 @@ class Supply:
             await trio.to_thread.run_sync(self._keep, spool, descriptor)
         return layer
 
-    async def _spool(self, descriptor: Descriptor, origin: Reference) -> GrowingFile:
+    async def _spool(self, descriptor: Descriptor, origin: Reference | None) -> GrowingFile:
         if await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
             whole = GrowingFile.whole(self._store.blob_path(descriptor.digest))
             return self._job.closed_at_end(whole)
+        if origin is None:
+            raise StoreError(f"the store has no blob {descriptor.digest}")
         path = await trio.to_thread.run_sync(self._store.new_blob)
         spool = self._job.closed_at_end(GrowingFile(path, descriptor.size))
         self._job.nursery.start_soon(self._download, descriptor, origin, spool)

@@ -57,7 +57,9 @@ class WorkerPool:
     async def __aexit__(self, *_: object) -> None:
         idle, self._idle = self._idle, []
         for child in idle:
-            await child.end()
+            child.end()
+        for child in idle:
+            await child.kill()
 
     async def unpack(
         self,
@@ -236,25 +238,20 @@ class _Child:
             raise failures[0]
         return answers[0]
 
-    async def kill(self) -> None:
-        """End the process at once, whatever it does."""
+    def end(self) -> None:
+        """Let the process end at once, whatever it does; `kill` sees to the rest."""
         self._process.kill()
-        await self._close()
 
-    async def end(self) -> None:
-        """Let an idle process end."""
-        with trio.move_on_after(_CLOSING_SECONDS, shield=True):
-            await self._stream.aclose()
+    async def kill(self) -> None:
+        """End the process and forget it; also while the task is being cancelled, and never `Cancelled`."""
+        self.end()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSING_SECONDS):
             await self._process.wait()
-        await self.kill()
-
-    async def _close(self) -> None:
-        with trio.move_on_after(_CLOSING_SECONDS, shield=True):
-            await self._process.wait()
-        await trio.aclose_forcefully(self._stream)
         if self._trace >= 0:
             os.close(self._trace)
             self._trace = -1
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
 
     async def _receive(self) -> object:
         head = await self._receive_exactly(worker.LENGTH.size)

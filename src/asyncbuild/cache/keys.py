@@ -19,7 +19,7 @@ from typing import TypeAlias, Union
 VERSION = "asyncbuild 1"
 """Part of every key: a change of what keys mean changes this."""
 
-Value: TypeAlias = Union[str, bytes, int, None, "tuple[Value, ...]"]
+Value: TypeAlias = Union[str, bytes, int, "tuple[Value, ...]", None]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Any
 
 from asyncbuild.cache.keys import Key
-from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
+from asyncbuild.image.digest import DiffId, InvalidDigest
 from asyncbuild.image.manifest import Descriptor, InvalidManifest
-from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.image.reference import Reference
 
 
 class DamagedResult(ValueError):
@@ -19,35 +19,53 @@ class DamagedResult(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CachedLayer:
-    """One layer: by both of its names, and the repository that has its blob (None: our own store)."""
+    """One layer, as a blob by both of its names, or as a tree in our own store, or both.
 
-    descriptor: Descriptor
-    diff_id: DiffId
+    ``origin`` is the repository that has the blob; None is our own store. ``tree`` is the key of the
+    step whose changes the store keeps unpacked ("" for none).
+    """
+
+    descriptor: Descriptor | None = None
+    diff_id: DiffId | None = None
+    tree: str = ""
     origin: Reference | None = None
 
+    @property
+    def packed(self) -> bool:
+        """Whether it can be a layer of an image."""
+        return self.descriptor is not None and self.diff_id is not None
+
     def to_json(self) -> dict[str, Any]:
-        """For an entry's annotations; the origin goes without saying."""
-        return {"descriptor": self.descriptor.to_json(), "diffId": str(self.diff_id)}
+        """What is kept of it; the origin goes without saying."""
+        value: dict[str, Any] = {}
+        if self.descriptor is not None and self.diff_id is not None:
+            value |= {"descriptor": self.descriptor.to_json(), "diffId": str(self.diff_id)}
+        if self.tree:
+            value["tree"] = self.tree
+        return value
 
     @classmethod
     def from_json(cls, value: Any, origin: Reference | None) -> CachedLayer:
         """Decode `to_json`; `DamagedResult` if it is not that."""
         try:
-            return cls(
-                Descriptor.from_json(value["descriptor"]),
-                DiffId.parse(str(value["diffId"])),
-                origin,
-            )
-        except (KeyError, TypeError, InvalidManifest, InvalidDigest) as error:
+            tree = str(value.get("tree", "")) if origin is None else ""
+            if "descriptor" not in value:
+                if not tree:
+                    raise DamagedResult("a layer that is nowhere")
+                return cls(tree=tree)
+            descriptor = Descriptor.from_json(value["descriptor"])
+            return cls(descriptor, DiffId.parse(str(value["diffId"])), tree, origin)
+        except (KeyError, TypeError, AttributeError, InvalidManifest, InvalidDigest) as error:
             raise DamagedResult(f"a layer of a cache entry: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
-    """What a step made: its layer upon the layers ``below`` of the same stage, bottom first.
+    """What a step made: its layer, upon the layers ``below``, bottom first.
 
-    ``below`` is what the step was really executed upon, the base's layers not among them. ``created``
-    is in seconds since the epoch.
+    ``below`` is everything between the base image and the step, as it was when the step was executed: a
+    hit brings all of it, so that no layer is ever put upon others than its own. ``created`` is in
+    seconds since the epoch.
     """
 
     layer: CachedLayer
@@ -56,8 +74,13 @@ class CachedResult:
 
     @property
     def layers(self) -> tuple[CachedLayer, ...]:
-        """All layers of the stage up to this step."""
+        """Everything above the base image, up to this step."""
         return (*self.below, self.layer)
+
+    @property
+    def packed(self) -> bool:
+        """Whether all of it can be layers of an image."""
+        return all(layer.packed for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
         """What is kept of it."""

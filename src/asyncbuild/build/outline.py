@@ -1,0 +1,115 @@
+"""The outline of a stage: what every step means, before any of them is executed.
+
+Words, the configuration and the history depend on the instructions and on the base's configuration alone,
+never on what a step does to files. So they are worked out for a whole stage as soon as its base's
+configuration is known: errors in words show before anything runs, and all cache keys can be made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncbuild.build import metadata
+from asyncbuild.build.metadata import ImageState
+from asyncbuild.build.supply import BaseImage
+from asyncbuild.dockerfile import instructions as ins
+from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
+from asyncbuild.image.config import HistoryEntry
+from asyncbuild.plan.nouns import PlanStage, Step
+from asyncbuild.plan.scope import StageScope
+from asyncbuild.plan.supported import check_instruction
+from asyncbuild.report import events
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutlinedStep:
+    """A step with its words resolved; ``image`` and ``scope`` are as they are before it."""
+
+    step: Step
+    instruction: ins.Instruction
+    named: events.Step
+    image: ImageState
+    scope: StageScope
+
+    @property
+    def changes_files(self) -> bool:
+        """Whether the step makes a layer."""
+        return makes_layer(self.instruction, self.image)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageOutline:
+    """A stage: what it is built upon, its steps, and what its image's configuration will be.
+
+    ``base`` is the image, or the outline of the stage, that it is FROM; None is scratch.
+    """
+
+    stage: PlanStage
+    base: BaseImage | StageOutline | None
+    steps: tuple[OutlinedStep, ...]
+    image: ImageState
+    scope: StageScope
+
+    @property
+    def file_steps(self) -> tuple[OutlinedStep, ...]:
+        """The steps that make layers, in order."""
+        return tuple(step for step in self.steps if step.changes_files)
+
+    @property
+    def base_image(self) -> BaseImage | None:
+        """The image at the bottom of its line of stages."""
+        base = self.base
+        while isinstance(base, StageOutline):
+            base = base.base
+        return base
+
+
+def outline_stage(
+    stage: PlanStage,
+    todo: tuple[Step, ...],
+    base: BaseImage | StageOutline | None,
+    start: tuple[ImageState, StageScope],
+    created: str,
+) -> StageOutline:
+    """Walk through ``todo`` from ``start``; raises DockerfileError for words that cannot be resolved."""
+    image, scope = start
+    steps = []
+    for number, step in enumerate(todo, 1):
+        instruction = scope.resolve(step.instruction).instruction
+        check_instruction(instruction)
+        named = events.Step(stage.label, number, len(todo), _step_text(step))
+        steps.append(OutlinedStep(step, instruction, named, image, scope))
+        history = _history(instruction, image, scope, created)
+        image = metadata.apply(image, instruction).with_history(*history)
+        scope = scope.after(instruction)
+    return StageOutline(stage, base, tuple(steps), image, scope)
+
+
+def makes_layer(instruction: ins.Instruction, image: ImageState) -> bool:
+    """RUN, COPY and ADD always do, WORKDIR except for ``/`` (as in BuildKit)."""
+    if isinstance(instruction, ins.Workdir):
+        return metadata.apply(image, instruction).working_dir.strip("/") != ""
+    return isinstance(instruction, ins.Run | ins.Copy | ins.Add)
+
+
+def _history(
+    instruction: ins.Instruction, image: ImageState, scope: StageScope, created: str
+) -> tuple[HistoryEntry, ...]:
+    """The line that BuildKit writes for this instruction, if it writes one."""
+    context = HistoryContext(image.runtime.shell, image.working_dir, scope.history_args)
+    text = history_text(instruction, context)
+    if text is None:
+        return ()
+    empty = not makes_layer(instruction, image)
+    return (HistoryEntry(text, created, HISTORY_COMMENT, empty_layer=empty),)
+
+
+def _step_text(step: Step) -> str:
+    text = step.instruction.original
+    return f"ONBUILD {text}" if step.triggered else text
+
+
+def inherited_start(outline: StageOutline) -> tuple[ImageState, StageScope]:
+    """What a stage that is FROM this one starts with."""
+    return outline.image.inherited(), outline.scope
+

@@ -1,0 +1,122 @@
+"""What the key of each step is made of. Pure but for the fingerprints, which are given.
+
+A step's key is over the key of what it is executed upon and everything about the step that can change
+its result. Two kinds of inputs are known only late: the files of another stage, and what a URL gives.
+COPY --from has its source stage's key in its place; once the files exist, `content_recipe` keys the same
+step by what they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncbuild.build.outline import OutlinedStep
+from asyncbuild.build.request import BuildRequest
+from asyncbuild.build.supply import BaseImage
+from asyncbuild.cache.keys import Key, Recipe, Value
+from asyncbuild.dockerfile import instructions as ins
+from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
+from asyncbuild.dockerfile.shellform import run_command_line
+from asyncbuild.image.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class StepKey:
+    """The key of one step that makes a layer; no recipe if its inputs cannot be known ahead.
+
+    ``late`` says that some inputs stand in for content: then `content_recipe` gives a second key.
+    """
+
+    recipe: Recipe | None
+    late: bool = False
+
+    @property
+    def key(self) -> Key | None:
+        """The key, if there is one."""
+        return None if self.recipe is None else self.recipe.key
+
+
+def image_recipe(image: BaseImage) -> Recipe:
+    """The files of a base image, and its platform. Its configuration counts where a step sees it."""
+    diff_ids = tuple(str(diff_id) for diff_id in image.config.diff_ids)
+    return Recipe("image", (("layers", diff_ids), ("platform", str(image.config.platform))))
+
+
+def scratch_recipe(platform: Platform) -> Recipe:
+    """Nothing, for a platform."""
+    return Recipe("scratch", (("platform", str(platform)),))
+
+
+def run_recipe(
+    step: OutlinedStep, upon: Key, request: BuildRequest, mounts: tuple[Value, ...]
+) -> Recipe:
+    """RUN: the command as it will be executed, with everything that it can see.
+
+    Proxy settings are not among them unless an ARG declares them; secrets never are.
+    """
+    assert isinstance(step.instruction, ins.Run)
+    line = run_command_line(step.instruction, step.image.runtime.shell)
+    script = None if line.script is None else line.script.content
+    network = step.instruction.network
+    environment = sorted(step.scope.environment.items())
+    parts: list[tuple[str, Value]] = [
+        ("the steps before it", upon.hex),
+        ("the command", line.argv),
+        ("its heredoc", script),
+        ("WORKDIR", step.image.working_dir),
+        ("USER", step.image.runtime.user),
+        ("--network", request.network if network == "default" else network),
+        ("--security", step.instruction.security),
+        ("--add-host", request.add_hosts),
+        ("--mount", mounts),
+    ]
+    parts += [(f"variable {name}", value) for name, value in environment]
+    return Recipe("run", tuple(parts))
+
+
+def copy_recipe(step: OutlinedStep, upon: Key, sources: Value) -> Recipe:
+    """COPY and ADD: where things go and how, and what they are (``sources``)."""
+    instruction = step.instruction
+    assert isinstance(instruction, ins.Copy | ins.Add)
+    destination = absolute_destination(step.image.working_dir, instruction.destination)
+    heredocs = tuple((item.name, item.content) for item in instruction.heredocs)
+    parts: list[tuple[str, Value]] = [
+        ("the steps before it", None if instruction.link else upon.hex),
+        ("the destination", destination),
+        ("--chown", instruction.chown),
+        ("--chmod", instruction.chmod),
+        ("--link", int(instruction.link)),
+        ("--exclude", instruction.excludes),
+        ("heredocs", heredocs),
+        ("the files", sources),
+    ]
+    if isinstance(instruction, ins.Copy):
+        parts.append(("--parents", int(instruction.parents)))
+    else:
+        parts.append(("--checksum", instruction.checksum))
+        parts.append(("--unpack", _flag(instruction.unpack)))
+        parts.append(("--keep-git-dir", _flag(instruction.keep_git_dir)))
+    return Recipe(instruction.NAME.lower(), tuple(parts))
+
+
+def workdir_recipe(step: OutlinedStep, upon: Key) -> Recipe:
+    """WORKDIR: the directory and whose it is."""
+    assert isinstance(step.instruction, ins.Workdir)
+    path = absolute_workdir(step.image.working_dir, step.instruction.path)
+    return Recipe(
+        "workdir",
+        (
+            ("the steps before it", upon.hex),
+            ("the path", path),
+            ("USER", step.image.runtime.user),
+        ),
+    )
+
+
+def content_recipe(upon: Key, made: Value) -> Recipe:
+    """A step by what it made: a change set's fingerprint, upon what it was made."""
+    return Recipe("content", (("the steps before it", upon.hex), ("the files", made)))
+
+
+def _flag(value: bool | None) -> int | None:  # noqa: FBT001 - it is the value itself
+    return None if value is None else int(value)

@@ -1,0 +1,23 @@
+"""A place that remembers results: the same interface for the store, a directory, a registry, an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from asyncbuild.cache.keys import Key
+from asyncbuild.cache.results import Answer
+
+
+class CacheSource(Protocol):
+    """Answers look-ups. Whatever goes wrong in it is an answer (`Absence.UNAVAILABLE`), never an error."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    async def load(self) -> None:
+        """Fetch what answers for many keys at once; started before any key is known."""
+
+    async def look_up(self, keys: Iterable[Key]) -> Mapping[Key, Answer]:
+        """One answer for each key; takes the round trips of one."""
