@@ -63,7 +63,10 @@ PURE_MODULES = {
     "layers.facts",
     "layers.header",
     "layers.paths",
+    "registry.auth",
     "registry.challenge",
+    "registry.protocol",
+    "registry.retry",
     "context.placement",
     "context.sources",
 }

@@ -46,7 +46,7 @@ class TokenAccess:
     users: Mapping[str, str] = field(default_factory=dict)
     permissions: tuple[Permission, ...] = (PUBLIC_PULL,)
     identity_tokens: Mapping[str, str] = field(default_factory=dict)
-    lifetime: float = 300.0
+    lifetime: int = 300
     joins: bool = True
     strict: bool = False
     realm_host: str | None = None
