@@ -20,7 +20,7 @@ from pathlib import Path
 
 from support.bases import busybox_image, cache_directory, debian_image
 from support.images import Image
-from support.registry import DockerRegistry, Request, running_registry
+from support.registry import DockerRegistry, running_registry
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BASES: dict[str, Callable[[], Image]] = {"debian": debian_image, "busybox": busybox_image}
@@ -28,15 +28,18 @@ BASES: dict[str, Callable[[], Image]] = {"debian": debian_image, "busybox": busy
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What building one example took. Seconds and bytes."""
+    """What building one example took: seconds; requests, as the registry logged them; bytes, as asyncbuild
+    counted them; and what came of it.
+    """
 
     name: str
-    reference: str
     seconds: float
-    requests: list[Request]
-    digest: str
-    size: int
+    requests: int
+    received: int
+    sent: int
+    image_size: int
     layers: int
+    digest: str
 
 
 def main() -> int:
@@ -95,26 +98,42 @@ def _build(registry: DockerRegistry, bases: dict[str, str], name: str, work: Pat
     started = time.monotonic()
     subprocess.run([*command, str(EXAMPLES / name)], check=True)
     seconds = time.monotonic() - started
-    digest = json.loads(metadata.read_text())["containerimage.digest"]
+    facts = json.loads(metadata.read_text())
+    sizes = _layer_sizes(registry, f"examples/{name}", facts["containerimage.digest"])
+    return Outcome(
+        name=name,
+        seconds=seconds,
+        requests=len(registry.requests(mark)),
+        received=facts["asyncbuild.bytes_received"],
+        sent=facts["asyncbuild.bytes_sent"],
+        image_size=sum(sizes),
+        layers=len(sizes),
+        digest=facts["containerimage.digest"],
+    )
+
+
+def _layer_sizes(registry: DockerRegistry, repository: str, digest: str) -> list[int]:
+    """The compressed sizes of a pushed image's layers, in bytes."""
     accept = "application/vnd.oci.image.manifest.v1+json"
     accept += ", application/vnd.docker.distribution.manifest.v2+json"
-    path = f"/v2/examples/{name}/manifests/{digest}"
+    path = f"/v2/{repository}/manifests/{digest}"
     manifest = json.loads(registry.call("GET", path, headers={"Accept": accept})[2])
-    sizes = [layer["size"] for layer in manifest["layers"]]
-    requests = registry.requests(mark)
-    return Outcome(name, reference, seconds, requests, digest, sum(sizes), len(sizes))
+    return [layer["size"] for layer in manifest["layers"]]
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
-    print("\nPushed (layers: of the image; read: bytes that the registry sent during the build):")
-    head = ("example", "seconds", "requests", "read MB", "image MB", "layers", "digest")
+    print(
+        "\nPushed. Received and sent: by asyncbuild, to and from the registry; image: compressed layers."
+    )
+    head = ("example", "seconds", "requests", "received", "sent", "image", "layers", "digest")
     rows = [
         (
             outcome.name,
             f"{outcome.seconds:.1f}",
-            str(len(outcome.requests)),
-            f"{sum(request.written for request in outcome.requests) / 1e6:.1f}",
-            f"{outcome.size / 1e6:.1f}",
+            str(outcome.requests),
+            _megabytes(outcome.received),
+            _megabytes(outcome.sent),
+            _megabytes(outcome.image_size),
             str(outcome.layers),
             outcome.digest,
         )
@@ -125,6 +144,10 @@ def _print_table(outcomes: list[Outcome]) -> None:
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
 if __name__ == "__main__":
