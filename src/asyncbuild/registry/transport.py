@@ -123,7 +123,7 @@ class SocketLink:
 
     async def _find_scheme(self) -> str:
         try:
-            await self._dial_host("https")
+            await self._dial_url(f"https://{self.host}")
         except NotTls:
             return "http"
         except httpcore.ConnectError:
@@ -134,16 +134,16 @@ class SocketLink:
 
     async def dial(self, url: str | None = None) -> None:
         """Open a connection to the registry, or to the host of ``url``, before it is needed."""
-        with _as_httpx():
-            if url is not None:
+        if url is not None:
+            with _as_httpx():
                 await self._dial_url(url)
-            elif self._scheme is not None:
-                await self._dial_host(self._scheme)
-        if url is None:
-            await self.base_url()
-
-    async def _dial_host(self, scheme: str) -> None:
-        await self._dial_url(f"{scheme}://{self.host}")
+            return
+        unknown = self._scheme is None
+        base = await self.base_url()
+        if unknown and base.startswith("https"):
+            return  # finding out opened it
+        with _as_httpx():
+            await self._dial_url(base)
 
     async def _dial_url(self, url: str) -> None:
         parts = httpx.URL(url)
