@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbuild.registry.challenge import Challenge, parse_challenges
@@ -71,6 +71,7 @@ def test_several_headers() -> None:
     assert [challenge.scheme for challenge in found] == ["basic", "bearer"]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_ends(text: str) -> None:
     """Whatever a server sends is read without an error."""
@@ -83,6 +84,7 @@ _CHALLENGE = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_CHALLENGE, max_size=4))
 def test_round_trip(challenges: list[Challenge]) -> None:
     """What is written by the grammar is read back, whatever stands in the quoted strings."""

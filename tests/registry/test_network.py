@@ -292,7 +292,7 @@ def test_connection_that_hangs() -> None:
     async def use(_: Registries, client: RegistryClient) -> None:
         assert await download(client, blob) == DATA
 
-    over_sockets(double, use, timeouts=Timeouts(receive=0.2))
+    over_sockets(double, use, timeouts=Timeouts(receive=0.5))
     assert len(double.log) >= 3
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbuild.errors import (
@@ -177,6 +177,7 @@ def test_error_bodies(body: bytes, words: Words) -> None:
     assert read_words(body) == words
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_any_error_body_is_read(body: bytes) -> None:
     """Whatever an error's body is, reading it gives one short printable line."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbuild.registry.retry import RetryPolicy, retry_after
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.floats(0, 1, exclude_max=True))
 def test_pauses_are_bounded(failures: int, chance: float) -> None:
     """A pause is between half of its ceiling and its ceiling; after the last try there is none."""
