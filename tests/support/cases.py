@@ -23,6 +23,7 @@ mtimes    path -> seconds, wherever a new layer names it; asked of the tar heade
 absent    regular expressions that match no ``METHOD path`` of the registry's access log; ``@LAYERS`` stands for
           any of the base's layers.
 present   regular expressions of which each matches one.
+once      regular expressions of which no match is asked for twice.
 nowhere   texts that are nowhere in the configuration.
 fresh     true: with a store of its own, in which nothing is yet.
 """
@@ -69,6 +70,7 @@ class Case:
     mtimes: Json = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     present: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     nowhere: tuple[str, ...] = ()
     fresh: bool = False
 
@@ -83,7 +85,7 @@ def load_case(directory: Path) -> Case:
     fields = json.loads((directory / "case.json").read_text())
     codes = fields.get("exit", 0)
     fields["exit"] = tuple(codes) if isinstance(codes, list) else (codes,)
-    for name in ("args", "error", "output", "absent", "present", "nowhere"):
+    for name in ("args", "error", "output", "absent", "present", "once", "nowhere"):
         fields[name] = tuple(fields.get(name, ()))
     if "history" in fields:
         fields["history"] = tuple((text, empty) for text, empty in fields["history"])
@@ -141,7 +143,7 @@ def image_reference(case: Case, registry: DockerRegistry, name: str) -> str:
 def make_context(case: Case, registry: DockerRegistry, directory: Path) -> Path:
     """Lay out a case's context, with its Dockerfile (real image names put in); returns its path.
 
-    ``context`` maps a path to a text (a file of mode 0644), or to an object with ``content``, ``dir``,
+    ``context`` maps a path to a text (a file of mode 0644), or to an object with ``content`` (or ``hex``), ``dir``,
     ``link``, ``hardlink`` or ``fifo``, and ``mode``, ``uid``, ``gid``, ``mtime``, ``xattrs``.
     """
     root = directory / "context"
@@ -175,7 +177,8 @@ def _place(root: Path, path: str, recipe: Json) -> None:
     elif "fifo" in recipe:
         os.mkfifo(target)
     else:
-        target.write_text(recipe["content"])
+        data = bytes.fromhex(recipe["hex"]) if "hex" in recipe else recipe["content"].encode()
+        target.write_bytes(data)
     os.lchown(target, recipe.get("uid", 0), recipe.get("gid", 0))
     if "link" not in recipe and "hardlink" not in recipe:
         target.chmod(mode)
@@ -349,4 +352,7 @@ def request_differences(
     for pattern in case.present:
         if not any(re.search(pattern, line) for line in log):
             wrong.append(f"no request matches {pattern!r}")
+    for pattern in case.once:
+        matching = [line for line in log if re.search(pattern, line)]
+        wrong += [f"asked twice for {line}" for line in {*matching} if matching.count(line) > 1]
     return wrong
