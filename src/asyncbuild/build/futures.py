@@ -121,11 +121,11 @@ async def _keep(
 ) -> None:
     try:
         promise.keep(await work(*args))
-    except trio.Cancelled:
-        promise.abandon()
-        raise
     except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
         promise.fail(error)
+    except BaseException:  # cancelled: alone, or in the group that a nursery makes of it
+        promise.abandon()
+        raise
 
 
 def kept(label: str, value: T) -> Future[T]:

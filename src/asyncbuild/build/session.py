@@ -91,29 +91,41 @@ class Session:
         for destination, upload in zip(self.destinations, waiting, strict=True):
             destination.send(layer, upload)
 
-    def materialise(self, changes: ChangeSet) -> Callable[[], Future[Path]]:
-        """A function that gives ``changes`` as a directory, written when it is first asked for."""
-        made: list[Future[Path]] = []
-
-        def directory() -> Future[Path]:
-            if not made:
-                made.append(
-                    self.job.ledger.spawn(
-                        self.job.nursery, "write a change set", self._materialise, changes
-                    )
-                )
-            return made[0]
-
-        return directory
-
-    async def _materialise(self, changes: ChangeSet) -> Path:
-        work = await trio.to_thread.run_sync(self.job.store.new_work, "copy", "fs")
-        await self.job.workers.materialise(changes, work / "fs")
-        return work / "fs"
+    def materialise(self, changes: ChangeSet) -> Written:
+        """``changes`` as a directory, written when it is first asked for."""
+        return Written(self.job, changes)
 
     async def _open_context(self) -> DirectoryContext:
         request = self.request
         return await trio.to_thread.run_sync(open_context, request.context, request.dockerfile_path)
+
+
+class Written:
+    """A change set that becomes a directory when someone needs one."""
+
+    def __init__(self, job: Job, changes: ChangeSet) -> None:
+        self._job = job
+        self._changes = changes
+        self._made: Future[Path] | None = None
+
+    def directory(self) -> Future[Path]:
+        """The directory, in overlay lower format."""
+        if self._made is None:
+            self._made = self._job.ledger.spawn(
+                self._job.nursery, "write a change set", self._write
+            )
+        return self._made
+
+    def work(self) -> Path | None:
+        """The work directory that has it in ``fs/``, if it was written whole."""
+        if self._made is None or not self._made.done or self._made.failed:
+            return None
+        return self._made.value_nowait().parent
+
+    async def _write(self) -> Path:
+        work = await trio.to_thread.run_sync(self._job.store.new_work, "copy", "fs")
+        await self._job.workers.materialise(self._changes, work / "fs")
+        return work / "fs"
 
 
 def _line_of(plan: Plan) -> frozenset[int]:

@@ -29,6 +29,7 @@ from asyncbuild.image.manifest import Descriptor
 from asyncbuild.layers import worker
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.compression import Compression
+from asyncbuild.layers.extract import ExtractJob
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.pack import PackedLayer
 from asyncbuild.layers.unpack import Unpacked, UnpackJob
@@ -121,6 +122,13 @@ class WorkerPool:
         """Write a change set into the empty directory ``destination``, in overlay lower format."""
         job = worker.MaterialiseJob(worker.flat(changes), str(destination))
         return await self._run(job, UnpackedFacts)
+
+    async def extract(self, archive: str, destination: Path) -> UnpackedFacts:
+        """Unpack the tar archive at the path ``archive`` into the empty directory ``destination``.
+
+        Errors are those of `asyncbuild.layers.extract.extract`; then the destination holds anything.
+        """
+        return await self._run(ExtractJob(archive, str(destination)), UnpackedFacts)
 
     async def _run(
         self,
