@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
@@ -30,6 +29,8 @@ from support.bases import busybox_image
 from support.images import Image, Layer
 
 HOST = "registry.example"
+SCRATCH = "/asyncbuild-test-"
+"""In the path of every scratch directory of these tests: other programs on a machine mount things too."""
 CREATED = 1_700_000_000
 AMD64 = Platform("linux", "amd64")
 
@@ -158,7 +159,7 @@ def store_faults(store: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Belongings:
-    """What this process has of the system's: mounts, living descendants, descriptors."""
+    """What this process has of the system's: mounts of its tests, living descendants, descriptors."""
 
     mounts: tuple[str, ...]
     children: frozenset[str]
@@ -167,9 +168,9 @@ class Belongings:
     @classmethod
     def now(cls) -> Belongings:
         """As it is at this moment."""
-        gc.collect()
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        return cls(tuple(mounts), frozenset(descendants(os.getpid())), _descriptors())
+        ours = tuple(line for line in mounts if SCRATCH in line)
+        return cls(ours, frozenset(descendants(os.getpid())), _descriptors())
 
     def more_than(self, earlier: Belongings) -> list[str]:
         """What is here now and was not ``earlier``."""
