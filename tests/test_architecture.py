@@ -23,6 +23,7 @@ ROOMS = {
     "store": {"errors", "image", "layers.changeset", "layers.facts"},
     "context": {"errors", "image", "layers.changeset", "layers.paths", "dockerfile.ignore"},
     "rootfs": {"errors", "image", "layers"},
+    "cache": {"errors", "image", "plan", "registry", "store"},
     "output": {"errors", "image", "layers"},
     "report": {"errors", "image", "layers"},
     "build": {
@@ -33,6 +34,7 @@ ROOMS = {
         "layers",
         "registry",
         "store",
+        "cache",
         "context",
         "rootfs",
         "output",
@@ -46,6 +48,7 @@ ROOMS = {
         "layers",
         "registry",
         "store",
+        "cache",
         "context",
         "rootfs",
         "output",
