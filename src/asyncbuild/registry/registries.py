@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +21,7 @@ from asyncbuild.registry.authorize import Authorizer, Realms
 from asyncbuild.registry.caller import Caller, Patience, WireTokenService
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.credentials import Keychain, NoLogins
+from asyncbuild.registry.mirrors import Mirrors
 from asyncbuild.registry.retry import RetryPolicy
 from asyncbuild.registry.tls import Trust, TrustSettings
 from asyncbuild.registry.transport import FixedLink, HostSettings, Link, SocketLink, Timeouts
@@ -31,13 +32,16 @@ from asyncbuild.registry.wire import OnRequest, Statistics, Wire
 class RegistrySettings:
     """What holds for all registries of a build.
 
-    ``hosts`` says more of single hosts (by registry name). ``environ`` is read for SSL_CERT_FILE and
+    ``hosts`` says more of single hosts (by registry name), ``others`` of all that are not among them.
+    ``mirrors`` are where images are looked for first. ``environ`` is read for SSL_CERT_FILE and
     SSL_CERT_DIR. ``realms`` may outlive a build: hosts that are known begin with a token.
     ``transport`` replaces the network, for doubles. ``on_request`` is called at the end of each exchange.
     """
 
     keychain: Keychain = field(default_factory=NoLogins)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
+    others: HostSettings = field(default_factory=HostSettings)
+    mirrors: Mirrors = field(default_factory=Mirrors)
     environ: Mapping[str, str] = field(default_factory=dict)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -90,7 +94,7 @@ class Registries:
 
     def _make(self, registry: str) -> _Host:
         settings = self.settings
-        host_settings = settings.hosts.get(registry, HostSettings())
+        host_settings = settings.hosts.get(registry, settings.others)
         link = self._link(registry, host_settings)
         wire = Wire(link.transport, settings.timeouts, settings.on_request)
         patience = Patience(settings.policy, settings.chance)
@@ -111,6 +115,7 @@ class Registries:
         trust = TrustSettings.from_environment(
             self.settings.environ, verify=not host.insecure, extra_file=host.ca_file
         )
+        trust = replace(trust, client=host.client_certificate)
         shared = self._trusts.setdefault(trust, Trust(trust))
         return SocketLink(registry, host, shared, self.settings.timeouts)
 

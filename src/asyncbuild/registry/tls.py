@@ -23,12 +23,14 @@ class TrustSettings:
 
     ``certificate_file`` and ``certificate_directory`` replace the system's (SSL_CERT_FILE and
     SSL_CERT_DIR); ``extra_file`` (PEM) is trusted besides. Without ``verify`` everything is trusted.
+    ``client``: the files (PEM) of a certificate and its key, for servers that want to know who we are.
     """
 
     verify: bool = True
     extra_file: str | None = None
     certificate_file: str | None = None
     certificate_directory: str | None = None
+    client: tuple[str, str] | None = None
 
     @classmethod
     def from_environment(
@@ -63,6 +65,8 @@ def make_context(settings: TrustSettings) -> ssl.SSLContext:
     """A client's context for HTTP/1.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["http/1.1"])
+    if settings.client is not None:
+        _load_client(context, *settings.client)
     if not settings.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -97,6 +101,13 @@ def _is_hashed(directory: str) -> bool:
         return any(_HASHED.fullmatch(name) for name in os.listdir(directory))
     except OSError:
         return False
+
+
+def _load_client(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(f"client certificate {certificate} with key {key}: {error}") from None
 
 
 def _load(context: ssl.SSLContext, path: str) -> None:

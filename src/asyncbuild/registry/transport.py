@@ -33,12 +33,14 @@ class HostSettings:
 
     ``insecure``: neither certificates nor encryption are required (``--insecure HOST``).
     ``plain`` True or False fixes http or https; None finds out where it is allowed to.
-    ``ca_file``: more authorities for this host (PEM).
+    ``ca_file``: more authorities for this host (PEM). ``client_certificate``: the files of a certificate
+    and of its key that we show to it (PEM).
     """
 
     insecure: bool = False
     plain: bool | None = None
     ca_file: str | None = None
+    client_certificate: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
