@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,7 @@ from asyncbuild.image.manifest import (
     OCI_MANIFEST,
     Descriptor,
     Manifest,
+    is_docker,
     to_docker,
     to_oci,
 )
@@ -109,9 +111,7 @@ async def _build(
         workers = await stack.enter_async_context(WorkerPool(size))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_sweep, store, None)
-            job = Job(
-                nursery, ledger, registries, store, workers, reporter, request.created, stack
-            )
+            job = Job(nursery, ledger, registries, store, workers, reporter, request.created, stack)
             session = Session(job, request, plan, execute_stage)
             result = await _run(session)
             nursery.cancel_scope.cancel()
@@ -137,7 +137,7 @@ async def _run(session: Session) -> BuildResult:
         image = await _image(session, state)
         async with trio.open_nursery() as nursery:
             for destination, upload in zip(session.destinations, configs, strict=True):
-                nursery.start_soon(_finish, destination, upload, image)
+                nursery.start_soon(_finish, session, destination, upload, image)
         await _write_outputs(session, state, image)
     finally:
         await _abandon_uploads(session)
@@ -162,6 +162,8 @@ async def _image(session: Session, state: StageState) -> BuiltImage:
     )
     raw = config.encode()
     docker = request.docker_media_types
+    if docker is None:
+        docker = _inherits_docker(item.media_type for item, _ in layers)
     named = to_docker if docker else to_oci
     manifest = Manifest.make(
         Descriptor(DOCKER_CONFIG if docker else OCI_CONFIG, Digest.of(raw), len(raw)),
@@ -174,14 +176,20 @@ async def _image(session: Session, state: StageState) -> BuiltImage:
     return BuiltImage(manifest, raw, config.platform, request.all_names, config.created)
 
 
+def _inherits_docker(layer_types: Iterable[str]) -> bool:
+    """Whether an image of these layers becomes docker's: its base is, and docker has types for all."""
+    types = set(layer_types)
+    return any(map(is_docker, types)) and all(is_docker(to_docker(item)) for item in types)
+
+
 async def _finish(
-    destination: Destination, upload: Future[UploadSession], image: BuiltImage
+    session: Session, destination: Destination, upload: Future[UploadSession], image: BuiltImage
 ) -> None:
     """What is left when the last layer is packed: its closing request beside the config, then the tags."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(destination.send_config, image.config, upload)
         nursery.start_soon(destination.wait_layers)
-    await destination.tag(image.manifest)
+    await destination.tag(image.manifest, keep_immutable=session.request.keep_immutable_tags)
 
 
 async def _write_outputs(session: Session, state: StageState, image: BuiltImage) -> None:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeGuard
 
 import trio
@@ -23,6 +24,7 @@ from asyncbuild.build.growing import GrowingBody, GrowingFile
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
 from asyncbuild.build.supply import Supply
+from asyncbuild.errors import RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import DOCKER_FOREIGN_LAYER, Descriptor, Manifest
 from asyncbuild.image.reference import Reference
@@ -36,12 +38,19 @@ from asyncbuild.report.events import (
     TransferOutcome,
     TransferProgress,
     TransferStarted,
+    WarningRaised,
 )
 
 SMALL = 1 << 20
 """Bytes. A layer up to this size is sent whole in its closing request."""
 WORTH_ASKING = 4 << 20
 """Bytes. With this much left to send, one request that asks whether the layer exists is cheap."""
+
+_IMMUTABLE = (
+    "The repository has enabled tag immutability",
+    "cannot be overwritten because the tag is immutable",
+)
+"""What Google's Artifact Registry and Amazon's ECR say to a tag that they do not let be moved."""
 
 
 @dataclass(slots=True)
@@ -110,11 +119,14 @@ class Destination:
         for arrived in self._arrivals.values():
             await arrived.wait()
 
-    async def tag(self, manifest: Manifest) -> None:
-        """Push the manifest under every tag, at once."""
+    async def tag(self, manifest: Manifest, *, keep_immutable: bool = False) -> None:
+        """Push the manifest under every tag, at once; ``keep_immutable``: a tag that the registry does
+        not let be moved stays as it is, with a warning.
+        """
         async with trio.open_nursery() as nursery:
             for reference in self.references:
-                nursery.start_soon(self._put_manifest, reference, manifest)
+                put = partial(self._put_manifest, keep_immutable=keep_immutable)
+                nursery.start_soon(put, reference, manifest)
 
     async def abandon(self) -> None:
         """Tell the registry that the sessions which were opened and not used will not be."""
@@ -123,11 +135,19 @@ class Destination:
                 if session.done and not session.failed:
                     nursery.start_soon(session.value_nowait().abort)
 
-    async def _put_manifest(self, reference: Reference, manifest: Manifest) -> None:
+    async def _put_manifest(
+        self, reference: Reference, manifest: Manifest, *, keep_immutable: bool
+    ) -> None:
         identifier = reference.tag or str(manifest.digest)
-        await self._client.put_manifest(
-            self.repository, identifier, manifest.raw, manifest.media_type
-        )
+        try:
+            await self._client.put_manifest(
+                self.repository, identifier, manifest.raw, manifest.media_type
+            )
+        except RegistryError as error:
+            if not (keep_immutable and any(words in error.message for words in _IMMUTABLE)):
+                raise
+            self._job.reporter.emit(WarningRaised(f"{reference} is immutable and stays as it is"))
+            return
         self._job.reporter.emit(ImagePushed(reference, manifest.digest))
 
     async def _start_upload(self) -> UploadSession:

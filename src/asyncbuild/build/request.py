@@ -24,6 +24,8 @@ class BuildRequest:
     what errors call it and where its own ignore file is looked for. ``destinations`` are pushed to;
     ``outputs`` are written on this machine. A build argument without a value is taken from the
     environment by the caller, and left out if it is not there. ``created`` is in seconds since the epoch.
+    ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
+    that does not let a tag be moved is no failure.
     """
 
     context: Path | None
@@ -43,7 +45,8 @@ class BuildRequest:
     add_hosts: tuple[tuple[str, str], ...] = ()
     network: str = "default"
     compression: Compression = GZIP
-    docker_media_types: bool = False
+    docker_media_types: bool | None = False
+    keep_immutable_tags: bool = False
     stdout: int = 1
     workers: int | None = None
 

@@ -50,6 +50,11 @@ def to_docker(media_type: str) -> str:
     return _TO_DOCKER.get(media_type, media_type)
 
 
+def is_docker(media_type: str) -> bool:
+    """Whether a media type is one of docker's."""
+    return media_type.startswith("application/vnd.docker.")
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """What a manifest says of a blob: its type, digest, size in bytes, and more."""
