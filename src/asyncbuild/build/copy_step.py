@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from dataclasses import replace
 
 import trio
 
+from asyncbuild.build.archives import Gathered, unpack_archives
 from asyncbuild.build.stage import Change
 from asyncbuild.build.step import At, owner_of, with_changes
-from asyncbuild.context.archives import refuse_archives
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.context.placement import Placement, make_directory, place
-from asyncbuild.context.sources import CopySource, InlineFile, SourceTree, find_sources
+from asyncbuild.context.selection import Selection
+from asyncbuild.context.sources import CopySource, InlineFile, SourceTree
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.modes import ModeChange
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
+from asyncbuild.errors import DockerfileError
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.paths import clean
 from asyncbuild.plan.nouns import ImageRef, Scratch, StageRef
+from asyncbuild.rootfs.users import owner_needs_names
 from asyncbuild.rootfs.view import View
 
 
 async def copy(at: At, instruction: ins.Copy | ins.Add) -> Change:
-    """COPY and ADD: what the sources add to the root, found without mounting or writing anything."""
+    """COPY and ADD: what the sources add to the root, found without mounting or writing anything.
+
+    With ``--link`` the root is not looked at: the layer is what the same step makes of scratch. As in
+    BuildKit the flag counts only without ``--chmod`` (dockerfile2llb ``dispatchCopy``).
+    """
     session = at.session
     uploads = session.open_uploads() if at.published else ()
-    view = await at.state.root.view()
+    linked = instruction.link and not instruction.chmod
+    view = None if linked else await at.state.root.view()
+    sources = await unpack_archives(session.job, await gather(at, instruction))
+
+    def changes() -> ChangeSet:
+        return place(sources, _placement(at, instruction, view or View()), view)
+
+    return with_changes(at, await trio.to_thread.run_sync(changes), uploads)
+
+
+async def gather(at: At, instruction: ins.Copy | ins.Add) -> tuple[Gathered, ...]:
+    """What the instruction names, wherever it is. The instruction's words are resolved."""
     tree = await _source_tree(at, instruction)
-    work = partial(_placed, at, instruction, tree, view)
-    changes = await trio.to_thread.run_sync(work)
-    return with_changes(at, changes, uploads)
+    found = await trio.to_thread.run_sync(find_paths, instruction, tree)
+    documents = [
+        InlineFile(heredoc.name, os.fsencode(heredoc.content)) for heredoc in instruction.heredocs
+    ]
+    return (*found, *documents)
 
 
 async def _source_tree(at: At, instruction: ins.Copy | ins.Add) -> SourceTree:
@@ -41,34 +61,47 @@ async def _source_tree(at: At, instruction: ins.Copy | ins.Add) -> SourceTree:
             return await (await session.stage(index).wait()).root.view()
         case ImageRef(reference, platform):
             image = await session.supply.image(reference, platform).wait()
-            return await session.supply.files(image, instruction.sources).wait()
+            return await session.supply.files(image, _asked(instruction)).wait()
         case Scratch():
             return View()
         case None:
             return await session.context.wait()
 
 
-def _placed(at: At, instruction: ins.Copy | ins.Add, tree: SourceTree, view: View) -> ChangeSet:
-    """The change set of one COPY. Blocks: it reads directories."""
-    sources: list[CopySource | InlineFile] = []
-    for pattern in instruction.sources:
-        found = (
-            tree.find(pattern)
-            if isinstance(tree, DirectoryContext)
-            else find_sources(tree, pattern)
+def _asked(instruction: ins.Copy | ins.Add) -> tuple[str, ...]:
+    """What is wanted of an image: with ``--parents`` the directories above count too."""
+    parents = isinstance(instruction, ins.Copy) and instruction.parents
+    return ("*",) if parents else instruction.sources
+
+
+def find_paths(instruction: ins.Copy | ins.Add, tree: SourceTree) -> list[CopySource]:
+    """The sources that are paths. Blocks: it reads directories."""
+    adding = isinstance(instruction, ins.Add)
+    unpack = isinstance(instruction, ins.Add) and instruction.unpack is not False
+    parents = isinstance(instruction, ins.Copy) and instruction.parents
+    selection = Selection(instruction.excludes, parents)
+    explain = tree.explain if isinstance(tree, DirectoryContext) else None
+    found = [
+        source
+        for pattern in instruction.sources
+        for source in selection.find(tree, pattern, explain=explain)
+    ]
+    return [replace(source, unpack=unpack) for source in found] if adding else found
+
+
+def _placement(at: At, instruction: ins.Copy | ins.Add, view: View) -> Placement:
+    """Where it all goes. Blocks: names of users are looked up in the root."""
+    if instruction.link and not instruction.chmod and owner_needs_names(instruction.chown):
+        raise DockerfileError(
+            f"--link cannot look up the names of --chown={instruction.chown}: it does not read the image",
+            hint="write numbers, or leave --link out",
         )
-        if isinstance(instruction, ins.Add):
-            refuse_archives(found)
-        sources += found
-    for heredoc in instruction.heredocs:
-        sources.append(InlineFile(heredoc.name, os.fsencode(heredoc.content)))
-    placement = Placement(
+    return Placement(
         destination=absolute_destination(at.state.image.working_dir, instruction.destination),
         owner=owner_of(view, instruction.chown),
         mode=ModeChange.parse(instruction.chmod) if instruction.chmod else None,
         made_ns=at.made_ns,
     )
-    return place(sources, placement, view)
 
 
 async def make_working_directory(at: At, instruction: ins.Workdir) -> Change | None:

@@ -1,67 +1,96 @@
-"""Archives among the sources of ADD: recognised as BuildKit does, by their content alone."""
+"""Archives among the sources of ADD: recognised as BuildKit does, by their content alone.
+
+A file is one if a tar header stands at its beginning, or at the beginning of what it inflates to
+(solver/llbsolver/file/unpack.go ``isArchivePath``).
+"""
 
 from __future__ import annotations
 
-import bz2
-import lzma
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
-import zstandard
-
-from asyncbuild.context.sources import CopySource
-from asyncbuild.errors import DockerfileError, InputError
+from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
 
 _BLOCK = 512
-_HEAD = 64 << 10
+_READ = 64 << 10
 _CHECKSUM = slice(148, 156)
-_MAGIC: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
-    (b"\x1f\x8b", lambda head: zlib.decompressobj(31).decompress(head, _BLOCK)),
-    (b"BZh", lambda head: bz2.BZ2Decompressor().decompress(head, _BLOCK)),
-    (b"\xfd7zXZ\0", lambda head: lzma.LZMADecompressor().decompress(head, _BLOCK)),
-    (
-        b"\x28\xb5\x2f\xfd",
-        lambda head: zstandard.ZstdDecompressor().decompressobj().decompress(head),
-    ),
+
+
+def _gunzip() -> Any:
+    import zlib  # noqa: PLC0415 - each only for the file that needs it
+
+    return zlib.decompressobj(31)
+
+
+def _bunzip2() -> Any:
+    import bz2  # noqa: PLC0415
+
+    return bz2.BZ2Decompressor()
+
+
+def _unxz() -> Any:
+    import lzma  # noqa: PLC0415
+
+    return lzma.LZMADecompressor()
+
+
+def _unzstd() -> Any:
+    import zstandard  # noqa: PLC0415
+
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+_MAGIC: tuple[tuple[bytes, Callable[[], Any]], ...] = (
+    (b"\x1f\x8b\x08", _gunzip),
+    (b"BZh", _bunzip2),
+    (b"\xfd7zXZ\0", _unxz),
+    (b"\x28\xb5\x2f\xfd", _unzstd),
 )
-
-
-def refuse_archives(sources: Iterable[CopySource]) -> None:
-    """Raise DockerfileError for a source that ADD would have to unpack: that is not done yet."""
-    for source in sources:
-        if is_archive(source.entries[0]):
-            raise DockerfileError(
-                f"ADD of the archive {source.name} (it would be unpacked) is not supported yet",
-                hint="COPY copies it as it is; RUN tar can unpack it",
-            )
 
 
 def is_archive(entry: Entry) -> bool:
     """Whether a file is a tar archive, plain or compressed by gzip, bzip2, xz or zstd."""
     if entry.kind is not Kind.FILE or not isinstance(entry.source, FileSource):
         return False
+    return is_archive_file(entry.source.path)
+
+
+def is_archive_file(path: str) -> bool:
+    """As `is_archive`, of the file at ``path`` on this machine."""
     try:
-        with open(entry.source.path, "rb") as file:
-            head = file.read(_HEAD)
+        with open(path, "rb") as file:
+            return is_header(_head(file.read))
     except OSError as error:
-        raise InputError(f"cannot read {entry.path}: {error.strerror}") from error
-    for magic, inflate in _MAGIC:
-        if head.startswith(magic):
-            try:
-                head = inflate(head)
-            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError):
-                return False
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _head(read: Callable[[int], bytes]) -> bytes:
+    """The first block of the content; less, if that is damaged or ends before."""
+    data = read(_READ)
+    make = next((make for magic, make in _MAGIC if data.startswith(magic)), None)
+    if make is None:
+        return data[:_BLOCK]
+    inflater, found = make(), b""
+    while data and len(found) < _BLOCK:
+        try:
+            found += inflater.decompress(data)
+        except Exception:  # noqa: BLE001 - each library has errors of its own, and all say the same
             break
-    return _is_header(head[:_BLOCK])
+        data = read(_READ)
+    return found[:_BLOCK]
 
 
-def _is_header(block: bytes) -> bool:
-    """Whether a block of 512 bytes is a tar header: its checksum is right (POSIX pax, "ustar")."""
+def is_header(block: bytes) -> bool:
+    """Whether 512 bytes are a tar header: its checksum is right, of signed bytes or unsigned ones
+    (POSIX pax, "ustar Interchange Format"; old tars summed signed bytes).
+    """
     if len(block) < _BLOCK:
         return False
     try:
         stated = int(block[_CHECKSUM].strip(b" \0") or b"x", 8)
     except ValueError:
         return False
-    return stated == sum(block) - sum(block[_CHECKSUM]) + 8 * ord(" ")
+    rest = block[: _CHECKSUM.start] + block[_CHECKSUM.stop :]
+    unsigned = sum(rest) + 8 * ord(" ")
+    return stated in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))

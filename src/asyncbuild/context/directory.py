@@ -62,7 +62,7 @@ class DirectoryContext:
 
         `SourceNotFound` says what excludes the path, or which name is nearest.
         """
-        return find_sources(self, pattern, explain=self._explain)
+        return find_sources(self, pattern, explain=self.explain)
 
     def lookup(self, path: str, /) -> Entry | None:
         """The entry at ``path``, links not followed; None if it is not there or is excluded."""
@@ -98,7 +98,8 @@ class DirectoryContext:
         if entry.kind is Kind.DIRECTORY:
             yield from self._below(path, hardlinks=hardlinks)
 
-    def _explain(self, path: str) -> str | None:
+    def explain(self, path: str) -> str | None:
+        """Why nothing is at ``path``, for people, if that is not simply so."""
         if self._root is None:
             return "this build has no context"
         return self._ignore.explain(path) if self._present(path) is not None else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from asyncbuild.errors import SourceNotFound
@@ -39,11 +40,15 @@ class CopySource:
 
     ``name`` is what it is called when it is put into a directory; ``path`` is where it really is in
     its tree. ``entries`` are it and everything below it, parents first, with paths in its tree.
+    ``passing`` are directories among them that are there only for what is in them. ``unpack``: if it is
+    an archive, it is unpacked (ADD).
     """
 
     name: str
     path: str
     entries: tuple[Entry, ...]
+    passing: frozenset[str] = frozenset()
+    unpack: bool = False
 
     def relative(self, path: str) -> str:
         """A path of ``entries`` (or a hardlink's target) from the source: the source is ``""``."""
@@ -58,10 +63,28 @@ class InlineFile:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class UnpackedArchive:
+    """The content of an archive that ADD unpacks, on disk, but without its root.
+
+    ``entries`` are sorted, parents first. ``implicit`` are the directories among them that the archive
+    has no entry for; ``links`` are hardlinks (path, target) to files that it does not hold.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    implicit: frozenset[str] = frozenset()
+    links: tuple[tuple[str, str], ...] = ()
+
+
+Explain = Callable[[str], str | None]
+"""Says, for people, why a path counts as missing (an ignore file hides it); None if it is not so."""
+
+
 def find_sources(
-    tree: SourceTree, pattern: str, *, explain: Callable[[str], str | None] | None = None
+    tree: SourceTree, pattern: str, *, explain: Explain | None = None, shallow: bool = False
 ) -> tuple[CopySource, ...]:
-    """What ``pattern`` names in ``tree``, sorted.
+    """What ``pattern`` names in ``tree``, sorted; ``shallow`` leaves out what is below it.
 
     `SourceNotFound` if a name without wildcards is not there; its hint is what ``explain`` says of
     the path, or the nearest name that is. Reads directories: call it in a thread.
@@ -74,21 +97,20 @@ def find_sources(
             hint = "to name a character such as [ itself, write [[]"
             raise SourceNotFound(f"{error}", hint=hint) from error
     if not paths and not has_wildcards(pattern):
-        raise _not_found(tree, unescape(clean(pattern)), explain)
-    return tuple(_source(tree, path, explain) for path in paths)
+        raise not_found(tree, unescape(clean(pattern)), explain)
+    return tuple(_source(tree, path, explain, shallow=shallow) for path in paths)
 
 
-def _source(tree: SourceTree, path: str, explain: Callable[[str], str | None] | None) -> CopySource:
+def _source(tree: SourceTree, path: str, explain: Explain | None, *, shallow: bool) -> CopySource:
     real = tree.resolve(path)
-    entries = tuple(tree.walk(real, hardlinks=True))
+    walked = tree.walk(real, hardlinks=True)
+    entries = tuple(islice(walked, 1) if shallow else walked)
     if not entries:
-        raise _not_found(tree, path, explain)
+        raise not_found(tree, path, explain)
     return CopySource(path.rpartition("/")[2], real, entries)
 
 
-def _not_found(
-    tree: SourceTree, path: str, explain: Callable[[str], str | None] | None
-) -> SourceNotFound:
+def not_found(tree: SourceTree, path: str, explain: Explain | None) -> SourceNotFound:
     """The error about ``path``; what a link on the way leads to is said too."""
     real = tree.resolve(path)
     hint = explain(real) if explain is not None else None

@@ -27,7 +27,7 @@ from asyncbuild.layers.tree import LayerTree
 _META_PREFIX: Final = ".wh..wh."
 _AHEAD: Final = 3
 # What these say of a name or an order of entries is the layer's doing, not the disk's.
-_BAD_LAYER: Final = (
+BAD_LAYER: Final = (
     errno.EEXIST,
     errno.EINVAL,
     errno.EISDIR,
@@ -159,21 +159,24 @@ def _finish_reading(items: Iterator[bytes]) -> None:
 def _unpack_tar(job: UnpackJob, blocks: Iterator[bytes]) -> UnpackedFacts:
     try:
         with LayerTree(job.destination) as tree:
-            _write_entries(TarReader(blocks), tree)
+            write_entries(TarReader(blocks), tree)
             return tree.finish()
     except OSError as error:
         about = f": {error.filename!r}" if error.filename else ""
-        if error.errno in _BAD_LAYER:
+        if error.errno in BAD_LAYER:
             raise LayerError(f"an entry cannot be made{about}: {error.strerror}") from error
         raise StoreError(
             f"cannot unpack layer {job.digest.short}{about}: {error.strerror}"
         ) from error
 
 
-def _write_entries(reader: TarReader, tree: LayerTree) -> None:
-    """Write every entry; files, nine of ten, on the shortest way."""
+def write_entries(reader: TarReader, tree: LayerTree, *, markers: bool = True) -> None:
+    """Write every entry; files, nine of ten, on the shortest way.
+
+    Without ``markers`` a name that is a whiteout in a layer is a name like any other.
+    """
     for entry in reader:
-        if ".wh." in entry.path and _marker(entry, tree):
+        if markers and ".wh." in entry.path and _marker(entry, tree):
             continue
         if entry.kind is not Kind.FILE:
             tree.add(entry)

@@ -27,6 +27,7 @@ from typing import Final
 from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, InlineSource, Kind
 from asyncbuild.layers.compression import Compression
+from asyncbuild.layers.extract import ExtractJob, extract
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.materialise import materialise
 from asyncbuild.layers.pack import PackedLayer, pack_to_file
@@ -74,7 +75,7 @@ class MaterialiseJob:
     destination: str
 
 
-Job = UnpackJob | PackJob | PackUpperJob | MaterialiseJob
+Job = UnpackJob | PackJob | PackUpperJob | MaterialiseJob | ExtractJob
 Result = Unpacked | PackedLayer | UnpackedFacts
 
 
@@ -222,6 +223,8 @@ def _do(job: Job, pipe: int | None, peer: socket.socket) -> Result:
         return unpack(job, _chunks(pipe))
     if isinstance(job, MaterialiseJob):
         return materialise(unflat(job.changes), job.destination)
+    if isinstance(job, ExtractJob):
+        return extract(job)
     changes = (
         unflat(job.changes)
         if isinstance(job, PackJob)

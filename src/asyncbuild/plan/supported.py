@@ -46,18 +46,9 @@ def unsupported(instruction: Instruction) -> Iterator[str]:
             yield f"RUN --security={instruction.security}"
         if instruction.devices:
             yield "RUN --device"
-    if isinstance(instruction, Copy | Add):
-        if instruction.link:
-            yield f"{instruction.NAME} --link"
-        if instruction.excludes:
-            yield f"{instruction.NAME} --exclude"
-    if isinstance(instruction, Copy) and instruction.parents:
-        yield "COPY --parents"
     if isinstance(instruction, Add):
         if instruction.checksum:
             yield "ADD --checksum"
-        if instruction.unpack is not None:
-            yield "ADD --unpack"
         if instruction.keep_git_dir is not None:
             yield "ADD --keep-git-dir"
         for source in filter(is_remote, instruction.sources):
