@@ -32,22 +32,35 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class SourceLocation:
-    """A place in a Dockerfile: 1-based lines and columns, with the source lines themselves."""
+    """A place in a Dockerfile: 1-based lines and columns, with the source lines themselves.
+
+    ``stage`` is the label of the stage that the place is in, where that is known.
+    """
 
     file: str
     line: int
     end_line: int
     column: int = 1
     excerpt: tuple[str, ...] = ()
+    stage: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
     def render(self) -> str:
-        """The excerpt with line numbers; the lines that are meant are marked with ``>>>``."""
-        return "\n".join(
+        """The excerpt with line numbers, the lines that are meant marked with ``>>>``; under a single line
+        a ``^`` points at the column, and above all stands the stage.
+        """
+        unnamed = self.stage.startswith("stage-")
+        lines = [f"  {'' if unnamed else 'stage '}{self.stage}"] if self.stage else []
+        lines += [
             f"  >>> {number:4d} | {text}" for number, text in enumerate(self.excerpt, self.line)
-        )
+        ]
+        if len(self.excerpt) == 1 and 1 < self.column <= len(self.excerpt[0]):
+            before = self.excerpt[0][: self.column - 1]
+            blanks = "".join(c if c == "\t" else " " for c in before)
+            lines.append(f"           | {blanks}^")
+        return "\n".join(lines)
 
 
 class AsyncbuildError(Exception):

@@ -143,6 +143,17 @@ class IgnorePatterns:
     def __bool__(self) -> bool:
         return bool(self._blocks)
 
+    @property
+    def has_exceptions(self) -> bool:
+        """Whether a pattern re-includes something."""
+        return any(block[0].negated for block in self._blocks)
+
+    @property
+    def excludes_everything(self) -> bool:
+        """Whether one pattern alone leaves out whatever lies in the context."""
+        patterns = (pattern for block in self._blocks for pattern in block)
+        return any(p.text in ("*", "**", "**/*") and not p.negated for p in patterns)
+
     def excluded(self, path: str) -> bool:
         """Whether ``path`` is left out of the context."""
         if not self._blocks or path in ("", "."):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 from asyncbuild.dockerfile.lines import DEFAULT_ESCAPE, Directives, Heredoc
+from asyncbuild.dockerfile.lint_options import CheckOptions
 from asyncbuild.dockerfile.mounts import Device, MountFlag
 from asyncbuild.dockerfile.source import Notice
 from asyncbuild.errors import SourceLocation
@@ -18,12 +19,20 @@ _NOWHERE = SourceLocation("", 0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """What all instructions have: their name, their place, and their text with continuation joined."""
+    """What all instructions have: their name, their place, their text with continuation joined, and the
+    comments above it.
+    """
 
     NAME: ClassVar[str] = ""
 
     location: SourceLocation = field(default=_NOWHERE, compare=False, repr=False)
     original: str = field(default="", compare=False, repr=False)
+    comments: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def keyword(self) -> str:
+        """The instruction's name as it is written."""
+        return self.original[: len(self.NAME)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,13 +289,17 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """A whole Dockerfile: the ARGs before the first FROM, and the stages in order (at least one)."""
+    """A whole Dockerfile: the ARGs before the first FROM, and the stages in order (at least one).
+
+    ``notices`` are what only the parser can notice; ``checks`` is what the check directive says.
+    """
 
     file: str
     directives: Directives
     global_arguments: tuple[Arg, ...]
     stages: tuple[Stage, ...]
     notices: tuple[Notice, ...] = ()
+    checks: CheckOptions = field(default_factory=CheckOptions)
 
     @property
     def escape(self) -> str:

@@ -3,7 +3,7 @@ r"""From physical lines to logical ones: directives, comments, continuation, her
 The rules are BuildKit's:
 
 1. Parser directives (``# escape=…``, ``# syntax=…``, ``# check=…``) stand before everything else, blank
-   lines and ordinary comments included; each at most once.
+   lines and ordinary comments included; each at most once. A first line ``#!…`` hides ``escape`` only.
 2. A line whose first visible character is ``#`` is a comment, also between continued lines.
 3. A line that ends in the escape character (blanks may follow it) goes on in the next one, unless the
    character before it is the escape character too. Blank lines in between are skipped, with a warning.
@@ -11,6 +11,8 @@ The rules are BuildKit's:
    where it stands as a word of its own, outside quotes; ``<<-`` strips leading tabs; a quote anywhere in
    WORD means that the body is not expanded. Bodies follow in order, each up to a line that is WORD.
 5. Heredoc words are read with ``\`` as escape character, whatever the directive says.
+6. The comments above an instruction belong to it (they may describe it, or skip build checks), from the
+   last empty comment on; blank lines do not count. An indented comment keeps its ``#``.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import re
 from dataclasses import dataclass, replace
 
 from asyncbuild.dockerfile.arguments import json_words, split_command
-from asyncbuild.dockerfile.source import Notice, Problem, SourceText
+from asyncbuild.dockerfile.source import Notice, Problem, SourceText, printable
 from asyncbuild.dockerfile.words import SPACES, WordError, WordRules, expand_word
 
 DEFAULT_ESCAPE = "\\"
@@ -46,12 +48,15 @@ class Heredoc:
 
 @dataclass(frozen=True, slots=True)
 class LogicalLine:
-    """One instruction's text with its continuation joined, its heredocs, and its first and last line."""
+    """One instruction's text with its continuation joined, its heredocs, its first and last line, and the
+    comments above it (rule 6).
+    """
 
     text: str
     heredocs: tuple[Heredoc, ...]
     first: int
     last: int
+    comments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,8 @@ class _Reader:
         self.source = source
         self.position = 0
         self.notices: list[Notice] = []
+        self._directives: set[int] = set()
+        self._comments: list[str] = []
 
     def take(self) -> str | None:
         """The next line with its ending, or None at the end."""
@@ -138,11 +145,15 @@ class _Reader:
     def read_directives(self) -> Directives:
         """Rule 1; the lines are looked at, not consumed: they are comments."""
         found: dict[str, str] = {}
-        for number, line in enumerate(self.source.lines, 1):
+        script = bool(self.source.lines) and self.source.lines[0].startswith("#!")
+        for number, line in enumerate(self.source.lines[script:], 1 + script):
             match = _DIRECTIVE.match(line.rstrip("\r\n").lstrip(SPACES))
             name = match[1].lower() if match else ""
             if match is None or name not in _DIRECTIVES:
                 break
+            self._directives.add(number)
+            if script and name == "escape":
+                continue
             if name in found:
                 problem = Problem(f"only one {name} parser directive can be used", near=match[1])
                 raise self.source.error(problem, number, number)
@@ -160,7 +171,10 @@ class _Reader:
         continued = re.compile(rf"(^|[^{mark}]){mark}[ \t]*\Z")
         lines: list[LogicalLine] = []
         while (line := self.take()) is not None:
-            text = "" if is_comment(line) else line.rstrip("\r\n").lstrip(SPACES)
+            if is_comment(line):
+                self._keep_comment(line)
+                continue
+            text = line.rstrip("\r\n").lstrip(SPACES)
             if not text:
                 continue
             first = self.position
@@ -171,6 +185,14 @@ class _Reader:
             )
             lines.append(self._with_heredocs(text, first, escape))
         return lines
+
+    def _keep_comment(self, line: str) -> None:
+        """Rule 6."""
+        text = line[1:].strip(SPACES)
+        if not text:
+            self._comments.clear()
+        elif self.position not in self._directives:
+            self._comments.append(printable(text))
 
     def _join(self, text: str, continued: re.Pattern[str]) -> str:
         """``text`` and the lines that continue it (rules 2 and 3)."""
@@ -200,7 +222,9 @@ class _Reader:
         except ValueError as problem:
             raise self.source.error(problem, first, joined) from None
         bodies = tuple(self._read_body(heredoc, first) for heredoc in heredocs)
-        return LogicalLine(text, bodies, first, self.position)
+        comments = tuple(self._comments)
+        self._comments.clear()
+        return LogicalLine(text, bodies, first, self.position, comments)
 
     def _read_body(self, heredoc: Heredoc, first: int) -> Heredoc:
         body: list[str] = []

@@ -28,6 +28,7 @@ from asyncbuild.dockerfile.lines import (
     parse_heredoc,
     read_lines,
 )
+from asyncbuild.dockerfile.lint_options import CheckOptions
 from asyncbuild.dockerfile.mounts import MountFlag, parse_device
 from asyncbuild.dockerfile.quantities import parse_duration
 from asyncbuild.dockerfile.source import Notice, Problem, SourceText, printable
@@ -65,14 +66,16 @@ def parse_dockerfile(text: bytes | str, file: str = "Dockerfile") -> i.Dockerfil
         place = source.location(1, 1) if source.lines else SourceLocation(file, 1, 1)
         message = "the Dockerfile has no instructions"
         raise DockerfileError(message, hint="it begins with FROM", location=place)
-    notices = [*_syntax_notices(source, logical.directives), *logical.notices]
     arguments: list[i.Arg] = []
     stages: list[i.Stage] = []
+    several = sum(line.text[:4].upper() == i.From.NAME for line in logical.lines) > 1
     for line in logical.lines:
         instruction = _parse_line(source, line, logical.directives.escape)
-        notices += _style_notices(instruction)
         if isinstance(instruction, i.From):
-            stages.append(i.Stage(instruction, ()))
+            label = instruction.name or (f"stage-{len(stages)}" if several else "")
+            source = replace(source, stage=label)
+            place = replace(instruction.location, stage=source.stage)
+            stages.append(i.Stage(replace(instruction, location=place), ()))
         elif stages:
             stages[-1] = replace(stages[-1], instructions=(*stages[-1].instructions, instruction))
         elif isinstance(instruction, i.Arg):
@@ -86,7 +89,14 @@ def parse_dockerfile(text: bytes | str, file: str = "Dockerfile") -> i.Dockerfil
         raise DockerfileError(
             "the Dockerfile has no FROM: there is nothing to build", location=place
         )
-    return i.Dockerfile(file, logical.directives, tuple(arguments), tuple(stages), tuple(notices))
+    return i.Dockerfile(
+        file,
+        logical.directives,
+        tuple(arguments),
+        tuple(stages),
+        (*_syntax_notices(source, logical.directives), *logical.notices),
+        _check_options(source, logical.directives),
+    )
 
 
 def parse_trigger(text: str, location: SourceLocation) -> i.Instruction:
@@ -131,7 +141,7 @@ def _parse_line(source: SourceText, line: LogicalLine, escape: str) -> i.From | 
     if isinstance(instruction, i.Onbuild):
         inner = replace(instruction.instruction, location=place)
         instruction = replace(instruction, instruction=inner)
-    return replace(instruction, location=place, original=original)
+    return replace(instruction, location=place, original=original, comments=line.comments)
 
 
 def _one(request: _Request) -> str:
@@ -391,6 +401,13 @@ _READERS: Mapping[str, Callable[[_Request], i.From | i.Instruction]] = {
 }
 
 
+def _check_options(source: SourceText, directives: Directives) -> CheckOptions:
+    try:
+        return CheckOptions.parse(directives.check or "")
+    except ValueError as problem:
+        raise source.error(problem, 1, min(4, len(source.lines))) from None
+
+
 def _syntax_notices(source: SourceText, directives: Directives) -> list[Notice]:
     """A frontend other than docker/dockerfile is named, but we read the file ourselves."""
     if directives.syntax is None:
@@ -404,13 +421,3 @@ def _syntax_notices(source: SourceText, directives: Directives) -> list[Notice]:
             "SyntaxDirective", message, source.find(directives.syntax, 1, min(3, len(source.lines)))
         )
     ]
-
-
-def _style_notices(instruction: i.From | i.Instruction) -> list[Notice]:
-    if isinstance(instruction, i.Maintainer):
-        message = "MAINTAINER is deprecated: use LABEL org.opencontainers.image.authors=…"
-        return [Notice("MaintainerDeprecated", message, instruction.location)]
-    if isinstance(instruction, i.Env | i.Label) and instruction.legacy:
-        message = f"write {instruction.NAME} name=value, not {instruction.NAME} name value"
-        return [Notice("LegacyKeyValueFormat", message, instruction.location)]
-    return []

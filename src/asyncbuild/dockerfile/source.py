@@ -35,10 +35,14 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
-    """The lines of one Dockerfile, each with its own line ending, as it stands in the file."""
+    """The lines of one Dockerfile, each with its own line ending, as it stands in the file.
+
+    ``stage`` is the label of the stage that is being read; places say it.
+    """
 
     file: str
     lines: tuple[str, ...]
+    stage: str = ""
 
     @classmethod
     def read(cls, text: bytes | str, file: str) -> SourceText:
@@ -53,7 +57,7 @@ class SourceText:
         """The place of lines ``first`` to ``last`` (1-based, inclusive), with a printable excerpt."""
         shown = self.lines[first - 1 : min(last, first + _EXCERPT_LINES - 1)]
         excerpt = tuple(printable(line.rstrip("\r\n")) for line in shown)
-        return SourceLocation(self.file, first, max(first, last), column, excerpt)
+        return SourceLocation(self.file, first, max(first, last), column, excerpt, self.stage)
 
     def find(self, near: str, first: int, last: int) -> SourceLocation:
         """The place of ``near`` in lines ``first`` to ``last``; all of these lines if it is not there."""

@@ -9,11 +9,11 @@ from functools import partial
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.expansion import Expander, located
 from asyncbuild.dockerfile.parser import parse_trigger
-from asyncbuild.dockerfile.source import Notice
-from asyncbuild.dockerfile.suggest import did_you_mean, nearest
+from asyncbuild.dockerfile.suggest import did_you_mean
 from asyncbuild.errors import DockerfileError, SourceLocation, UsageError
 from asyncbuild.image.platform import Platform
-from asyncbuild.plan.globals import is_predefined, platform_arguments, resolve_globals
+from asyncbuild.plan.checks import check_plan
+from asyncbuild.plan.globals import platform_arguments, resolve_globals
 from asyncbuild.plan.nouns import (
     Base,
     ImageRef,
@@ -27,8 +27,6 @@ from asyncbuild.plan.nouns import (
 )
 from asyncbuild.plan.scope import BuildArguments
 from asyncbuild.plan.sources import StageNames, sources_in
-
-_RESERVED = ("scratch", "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,9 @@ def make_plan(dockerfile: i.Dockerfile, request: PlanRequest) -> Plan:
     predefined = platform_arguments(request.build_platform, request.platform, named)
     arguments = resolve_globals(dockerfile, given, predefined)
     names = StageNames.of([stage.from_ for stage in dockerfile.stages], request.platform)
-    notices = [*dockerfile.notices, *_name_notices(dockerfile), *_unused(dockerfile, given)]
     stages: list[PlanStage] = []
     for index, stage in enumerate(dockerfile.stages):
-        base, platform = _base(stage.from_, index, names, arguments, notices)
+        base, platform = _base(stage.from_, index, names, arguments)
         if isinstance(base, StageRef):
             platform = stages[base.index].platform
         triggered = _local_triggers(dockerfile, base, stage.from_.location)
@@ -69,8 +66,8 @@ def make_plan(dockerfile: i.Dockerfile, request: PlanRequest) -> Plan:
             PlanStage(index, stage.from_.name, base, platform, tuple(steps), stage.from_.location)
         )
     target = find_target(request.target, names.names)
-    plan = Plan(tuple(stages), target, (), (), arguments, request.platform, tuple(notices))
-    return needing(plan, [target])
+    plan = needing(Plan(tuple(stages), target, (), (), arguments, request.platform), [target])
+    return replace(plan, notices=check_plan(dockerfile, plan))
 
 
 def needing(plan: Plan, indices: Iterable[int]) -> Plan:
@@ -177,7 +174,6 @@ def _base(
     index: int,
     names: StageNames,
     arguments: BuildArguments,
-    notices: list[Notice],
 ) -> tuple[Base, Platform]:
     """What a FROM line means, once its words are expanded with the global arguments."""
     expander = Expander(arguments.globals, arguments.escape)
@@ -186,12 +182,6 @@ def _base(
         platform_text = expander.word(line.platform)
     except ValueError as problem:
         raise located(problem, line.location) from None
-    for variable in sorted(expander.unmatched):
-        hint = nearest(variable, arguments.globals)
-        message = f"FROM uses {variable}, which has no value" + (
-            f" (meant {hint}?)" if hint else ""
-        )
-        notices.append(Notice("UndefinedArgInFrom", message, line.location))
     try:
         platform = _platform(line, platform_text, names.platform)
         return names.base(name, index, platform, line.location), platform
@@ -211,39 +201,3 @@ def _platform(line: i.From, text: str, default: Platform) -> Platform:
         return Platform.parse(text)
     except ValueError as error:
         raise DockerfileError(f"FROM --platform: {error}", location=line.location) from None
-
-
-def _name_notices(dockerfile: i.Dockerfile) -> list[Notice]:
-    seen: set[str] = set()
-    notices: list[Notice] = []
-    for stage in dockerfile.stages:
-        name = stage.from_.name
-        if name is None:
-            continue
-        if name in seen:
-            message = f"two stages are called {name}: the nearest above is meant"
-            notices.append(Notice("DuplicateStageName", message, stage.from_.location))
-        if name in _RESERVED:
-            message = f"{name} has a meaning of its own: call the stage something else"
-            notices.append(Notice("ReservedStageName", message, stage.from_.location))
-        seen.add(name)
-    return notices
-
-
-def _unused(dockerfile: i.Dockerfile, given: Mapping[str, str]) -> list[Notice]:
-    """A --build-arg that no ARG of the file declares is most likely a typing error."""
-    lines = [*dockerfile.global_arguments]
-    for stage in dockerfile.stages:
-        for item in stage.instructions:
-            inner = item.instruction if isinstance(item, i.Onbuild) else item
-            lines += [inner] if isinstance(inner, i.Arg) else []
-    declared = {argument.name: None for line in lines for argument in line.arguments}
-    return [
-        Notice(
-            "UnusedBuildArg",
-            f"no ARG declares --build-arg {name}"
-            + (f" (meant {meant}?)" if (meant := nearest(name, declared)) else ""),
-        )
-        for name in sorted(given)
-        if name not in declared and not is_predefined(name)
-    ]

@@ -24,7 +24,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of an image that sets none (BuildKit writes it into the configuration too)."""
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
-_NOT_VARIABLES = frozenset(["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"])
+NOT_VARIABLES = frozenset(["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,5 +128,5 @@ def _variables(arguments: tuple[ArgDefinition, ...]) -> dict[str, str]:
     return {
         argument.name: argument.default
         for argument in arguments
-        if argument.default is not None and argument.name not in _NOT_VARIABLES
+        if argument.default is not None and argument.name not in NOT_VARIABLES
     }
