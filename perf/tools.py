@@ -78,12 +78,16 @@ def _first_line(*command: str) -> str:
 
 @dataclass(slots=True)
 class Asyncbuild:
-    """Ours, as installed in the project's virtual environment (or from ``src`` where it is not)."""
+    """Ours, as installed in the project's virtual environment (or from ``src`` where it is not);
+    ``PERF_ASYNCBUILD`` names another program, say of an earlier commit.
+    """
 
     name: str = "asyncbuild"
     options: tuple[str, ...] = ()
 
     def _program(self) -> list[str]:
+        if "PERF_ASYNCBUILD" in os.environ:
+            return [os.environ["PERF_ASYNCBUILD"]]
         installed = Path(sys.prefix) / "bin" / "asyncbuild"
         if installed.exists():
             return [str(installed)]
