@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
 
+from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.executor import execute_stage
 from asyncbuild.build.futures import Future, Ledger
 from asyncbuild.build.job import Job
+from asyncbuild.build.keys import stage_keys
 from asyncbuild.build.layers import BaseLayer, layer_identity
 from asyncbuild.build.outcome import one_error
+from asyncbuild.build.outlines import outline_of
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.request import BuildRequest, BuildResult
-from asyncbuild.build.session import Session
+from asyncbuild.build.session import Session, StageWork
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.workers import WorkerPool
+from asyncbuild.cache.results import CacheLost
 from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.image.config import ImageConfig
 from asyncbuild.image.digest import Digest
@@ -56,6 +60,7 @@ from asyncbuild.report.events import (
 )
 from asyncbuild.store.store import Store
 
+_ATTEMPTS = 3
 _ABANDON_SECONDS = 6.0
 _SWEEP_SECONDS = 0.3
 """How long a build that is done may go on removing what it used; the rest is the next build's."""
@@ -104,45 +109,106 @@ async def _build(
     steps = sum(len(stage.steps) for stage in plan.stages)
     names = tuple(dict.fromkeys(str(name) for name in request.all_names))
     reporter.emit(BuildStarted(names, len(plan.stages), steps))
+    result = await _with_trust(
+        CachePolicy(request.cache_ttl, request.use_cache),
+        partial(_attempt, request, settings, plan, Witnesses(reporter, ledger)),
+        reporter,
+    )
+    statistics = replace(result.statistics, seconds=trio.current_time() - started)
+    reporter.emit(BuildFinished(result.manifest.digest, statistics))
+    return replace(result, statistics=statistics)
+
+
+async def _with_trust(
+    policy: CachePolicy,
+    attempt: Callable[[CachePolicy], Awaitable[BuildResult]],
+    reporter: Reporter,
+) -> BuildResult:
+    """Attempt the build; where a cache promised what it could not keep, again without that."""
+    for _ in range(_ATTEMPTS):
+        try:
+            with one_error():
+                return await attempt(policy)
+        except CacheLost as lost:
+            policy.distrusted.add(lost.layer.name)
+            reporter.emit(WarningRaised(f"{lost.message}; building again without it"))
+    policy.ask = False
+    return await attempt(policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Witnesses:
+    """Who sees what happens in a build: the reporter, and the ledger of its promises."""
+
+    reporter: Reporter
+    ledger: Ledger
+
+
+async def _attempt(
+    request: BuildRequest,
+    settings: RegistrySettings,
+    plan: Plan,
+    seen: Witnesses,
+    policy: CachePolicy,
+) -> BuildResult:
     async with AsyncExitStack() as stack:
         registries = await stack.enter_async_context(Registries(settings))
         store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
         size = request.workers or max(2, os.cpu_count() or 2)
         workers = await stack.enter_async_context(WorkerPool(size))
+        closing = await stack.enter_async_context(AsyncExitStack())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_sweep, store, None)
-            job = Job(nursery, ledger, registries, store, workers, reporter, request.created, stack)
-            session = Session(job, request, plan, execute_stage)
+            job = Job(
+                nursery,
+                seen.ledger,
+                registries,
+                store,
+                workers,
+                seen.reporter,
+                request.created,
+                closing,
+            )
+            work = StageWork(outline_of, stage_keys, execute_stage, policy)
+            session = Session(job, request, plan, work)
+            closing.push_async_callback(_remember, session)
             result = await _run(session)
             nursery.cancel_scope.cancel()
-        statistics = _statistics(session, trio.current_time() - started)
     await _sweep(store, _SWEEP_SECONDS)
-    reporter.emit(BuildFinished(result.manifest.digest, statistics))
-    return replace(result, statistics=statistics)
+    return replace(result, statistics=_statistics(session))
 
 
 async def _run(session: Session) -> BuildResult:
     """The main line: everything is started, then the image is what the target's stage ends with."""
-    for planned in session.plan.images:
+    plan = session.plan
+    for planned in plan.images:
         client = session.job.registries.client(planned.image.reference.registry)
         client.expect(planned.image.reference.repository, "pull")
-    for planned in session.plan.images:
+    for planned in plan.images:
         session.supply.image(planned.image.reference, planned.image.platform)
-    for stage in session.plan.stages:
-        # needed, so required: whichever stage fails ends the build at once
-        session.job.nursery.start_soon(session.stage(stage.index).wait)
+    for index in plan.needed:
+        session.keys(index)
+        if not session.cache.asks:
+            session.stage(index)  # all of them will be needed
     configs = session.open_uploads()
     try:
-        state = await session.stage(session.plan.target).wait()
+        state = await session.stage(plan.target).wait()
         image = await _image(session, state)
         async with trio.open_nursery() as nursery:
             for destination, upload in zip(session.destinations, configs, strict=True):
                 nursery.start_soon(_finish, session, destination, upload, image)
         await _write_outputs(session, state, image)
+        await session.cache.finish(session.request.cache_patience)
     finally:
         await _abandon_uploads(session)
     config = ImageConfig.parse(image.config)
     return BuildResult(image.manifest, config, session.request.destinations, Statistics())
+
+
+async def _remember(session: Session) -> None:
+    """Record what was made, when nothing runs any more; a store that is full forgets it."""
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(session.remember)
 
 
 async def _image(session: Session, state: StageState) -> BuiltImage:
@@ -229,11 +295,10 @@ async def _sweep(store: Store, seconds: float | None) -> None:
         await trio.to_thread.run_sync(store.sweep, abandon_on_cancel=True)
 
 
-def _statistics(session: Session, seconds: float) -> Statistics:
+def _statistics(session: Session) -> Statistics:
     wire = session.job.registries.statistics()
     published = [destination.statistics for destination in session.destinations]
     return Statistics(
-        seconds=seconds,
         bytes_received=wire.bytes_received,
         bytes_sent=wire.bytes_sent,
         requests=wire.requests,
@@ -242,4 +307,5 @@ def _statistics(session: Session, seconds: float) -> Statistics:
         layers_mounted=sum(item.mounted for item in published),
         layers_existing=sum(item.existing for item in published),
         steps_executed=session.steps_executed,
+        steps_cached=session.steps_cached,
     )

@@ -19,7 +19,6 @@ from asyncbuild.dockerfile.modes import ModeChange
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
 from asyncbuild.errors import DockerfileError
 from asyncbuild.layers.changeset import ChangeSet
-from asyncbuild.layers.paths import clean
 from asyncbuild.plan.nouns import ImageRef, Scratch, StageRef
 from asyncbuild.rootfs.users import owner_needs_names
 from asyncbuild.rootfs.view import View
@@ -104,11 +103,9 @@ def _placement(at: At, instruction: ins.Copy | ins.Add, view: View) -> Placement
     )
 
 
-async def make_working_directory(at: At, instruction: ins.Workdir) -> Change | None:
-    """WORKDIR: the directory, if it is missing, owned by the current user. ``/`` needs no layer."""
+async def make_working_directory(at: At, instruction: ins.Workdir) -> Change:
+    """WORKDIR: the directory, if it is missing, owned by the current user."""
     path = absolute_workdir(at.state.image.working_dir, instruction.path)
-    if clean(path) == "":
-        return None
     uploads = at.session.open_uploads() if at.published else ()
     view = await at.state.root.view()
     user = at.state.image.runtime.user

@@ -1,162 +1,215 @@
 """The stage executor: walks a stage's steps, and waits for exactly what the step at hand needs.
 
-The narrative: a stage begins with what its FROM gives. Each step expands its words, changes the image's
-configuration and perhaps the root, and leaves a line of history. What it changes in the root becomes a
-layer while the next step already runs. How RUN, COPY, ADD and WORKDIR work on files is in `run_step` and
-`copy_step`.
+The narrative: a stage has its outline (what every step means) before anything is executed. The cache is
+asked for all of its steps at once; the stage resumes behind the last hit, or begins with what its FROM
+gives. Each step that changes files is executed upon the root so far; what it changes becomes a layer
+while the next step already runs. When the files that a COPY --from brings are known, the cache is asked
+once more, by their content. How RUN, COPY, ADD and WORKDIR work is in `run_step` and `copy_step`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import trio
 
-from asyncbuild.build import metadata
+from asyncbuild.build.chain import Made
 from asyncbuild.build.copy_step import copy, make_working_directory
-from asyncbuild.build.job import Job
+from asyncbuild.build.futures import Future
+from asyncbuild.build.keys import content_key, keys_upon
 from asyncbuild.build.layers import BaseLayer
-from asyncbuild.build.metadata import ImageState
-from asyncbuild.build.root import Root
+from asyncbuild.build.outline import OutlinedStep, StageOutline
+from asyncbuild.build.recipes import StageKeys
+from asyncbuild.build.root import Addition, Root
 from asyncbuild.build.run_step import run
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import Change, StageState
 from asyncbuild.build.step import At
 from asyncbuild.build.supply import BaseImage
+from asyncbuild.cache.keys import Key
+from asyncbuild.cache.results import CachedLayer, Hit
 from asyncbuild.dockerfile import instructions as ins
-from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
 from asyncbuild.errors import AsyncbuildError
-from asyncbuild.image.config import HistoryEntry
-from asyncbuild.plan.nouns import ImageRef, PlanStage, StageRef, Step
-from asyncbuild.plan.planner import trigger_steps
-from asyncbuild.plan.scope import StageScope
-from asyncbuild.plan.supported import check_instruction
+from asyncbuild.plan.nouns import ImageRef, StageRef
 from asyncbuild.report import events
 
 
 async def execute_stage(session: Session, index: int) -> StageState:
     """Execute a stage and return how it ends; its layers may still be on their way."""
-    stage = session.plan.all_stages[index]
     started = trio.current_time()
-    state, todo = await _begin(session, stage)
-    emit = session.job.reporter.emit
-    emit(events.StageStarted(stage.label, _base_text(stage), len(todo)))
-    if _has_run(todo):
-        session.sandboxes.prepare()
-    for number, step in enumerate(todo, 1):
-        named = events.Step(stage.label, number, len(todo), _step_text(step))
-        at = At(session, stage, step, named, state, more_runs=_has_run(todo[number:]))
-        state = await _execute_and_tell(at)
-    emit(events.StageFinished(stage.label, trio.current_time() - started))
-    return state
+    outline = await session.outline(index).wait()
+    walk = _Walk(session, outline)
+    await walk.resume()
+    session.tell(events.StageStarted(outline.stage.label, _base_text(outline), len(outline.steps)))
+    for step in outline.steps:
+        await walk.take(step)
+    session.tell(events.StageFinished(outline.stage.label, trio.current_time() - started))
+    return walk.finished()
 
 
-async def _begin(session: Session, stage: PlanStage) -> tuple[StageState, tuple[Step, ...]]:
-    """What FROM gives, and the steps: those of the base's ONBUILD triggers come first."""
-    arguments = session.plan.arguments
-    match stage.base:
-        case ImageRef(reference, platform):
-            try:
-                base = await session.supply.image(reference, platform).wait()
-            except AsyncbuildError as error:
-                raise error.at(stage.location) from error
-            triggers = trigger_steps(session.plan, stage.index, base.config.runtime.on_build)
-            todo = (*triggers, *stage.steps)
-            return _from_image(session, stage, base, todo), todo
-        case StageRef(index):
-            parent = await session.stage(index).wait()
-            return replace(parent, image=parent.image.inherited()), stage.steps
-        case _:
-            image = ImageState.scratch(stage.platform)
-            scope = StageScope.start(arguments, image.runtime.environment)
-            return StageState(image, scope), stage.steps
+class _Walk:
+    """A stage on its way: ``done`` counts the steps that changed files, by a hit or by execution."""
+
+    def __init__(self, session: Session, outline: StageOutline) -> None:
+        self._session = session
+        self._outline = outline
+        self._steps = outline.file_steps
+        self._published = session.publishes(outline.stage.index)
+        self._keys: Future[StageKeys] = session.keys(outline.stage.index)
+        self._by_content: dict[int, Key | None] = {}
+        self._cached = 0
+        self._done = 0
+        self._state = StageState(outline.image, outline.scope)
+
+    async def resume(self) -> None:
+        """Begin behind the last hit; without one, with what FROM gives."""
+        if self._session.asks(self._outline.stage):
+            keys = (await self._keys.wait()).steps
+            hit = await self._session.cache.last_hit(keys, packed=self._published)
+            if hit is not None:
+                self._jump(*hit, (keys[hit[0]].key,))
+        if not self._cached:
+            self._state = await self._from_base()
+        self._start_what_is_needed()
+
+    async def take(self, step: OutlinedStep) -> None:
+        """One step: files if it changes any, and a word about it."""
+        session = self._session
+        session.tell(events.StepStarted(step.named))
+        started = trio.current_time()
+        outcome = events.Outcome.EXECUTED
+        if step.changes_files and self._done < self._cached:
+            self._done += 1
+            outcome = events.Outcome.CACHED
+        elif step.changes_files:
+            await self._execute(step, started)
+        session.count(outcome)
+        session.tell(events.StepFinished(step.named, trio.current_time() - started, outcome))
+
+    def finished(self) -> StageState:
+        """The state behind the last step."""
+        return replace(self._state, image=self._outline.image, scope=self._outline.scope)
+
+    async def _from_base(self) -> StageState:
+        """The image, the stage or the nothing that FROM names. Base layers are published from here on."""
+        match self._outline.base:
+            case StageOutline(stage=stage):
+                return await self._session.stage(stage.index).wait()
+            case BaseImage() as base:
+                state = self._on_image(base, ())
+                if self._session.looks_inside(self._outline):
+                    self._session.supply.root(base)
+                return state
+            case _:
+                return self._state
+
+    def _on_image(self, base: BaseImage | None, cached: tuple[CachedLayer, ...]) -> StageState:
+        """The base image with cached layers on top; what of it is in the image is published."""
+        session = self._session
+        below = () if base is None else base.layers
+        origin = None if base is None else base.reference
+        layers = [BaseLayer(descriptor, diff_id, origin) for descriptor, diff_id in below]
+        layers += [
+            BaseLayer(item.descriptor, item.diff_id, item.origin, item)
+            for item in cached
+            if item.descriptor is not None and item.diff_id is not None
+        ]
+        if self._published:
+            for layer in layers:
+                session.publish(layer)
+        additions = tuple(Addition(None, partial(session.supply.cached, item)) for item in cached)
+        root = Root(None if base is None else partial(session.supply.root, base), additions)
+        chain = tuple(Made((), cached=item) for item in cached)
+        return replace(self._state, root=root, layers=tuple(layers), chain=chain)
+
+    def _jump(self, place: int, hit: Hit, keys: tuple[Key | None, ...]) -> None:
+        """Go behind the step at ``place``, whose result is ``hit`` and whose keys are ``keys``."""
+        self._cached = place + 1
+        self._state = self._on_image(self._outline.base_image, hit.result.layers)
+        *below, last = self._state.chain
+        chain = (*below, replace(last, keys=_known(keys)))
+        self._state = replace(self._state, chain=chain)
+        self._session.cache.made(self._outline.stage.index, chain, published=self._published)
+
+    def _start_what_is_needed(self) -> None:
+        """Start the stages and fetch the files that the steps still to be executed will ask for."""
+        for step in self._steps[self._cached :]:
+            self._session.prefetch(step)
+        if any(isinstance(step.instruction, ins.Run) for step in self._steps[self._cached :]):
+            self._session.sandboxes.prepare()
+
+    async def _execute(self, step: OutlinedStep, started: float) -> None:
+        """Execute a step that changes files, and let the cache know."""
+        session, here = self._session, self._done
+        later = self._steps[here + 1 :]
+        state = replace(self._state, image=step.image, scope=step.scope)
+        more_runs = any(isinstance(item.instruction, ins.Run) for item in later)
+        at = At(session, self._outline.stage, step.step, step.named, state, more_runs)
+        try:
+            change = await _change(at, step.instruction)
+        except AsyncbuildError as error:
+            seconds = trio.current_time() - started
+            session.tell(events.StepFinished(step.named, seconds, events.Outcome.FAILED))
+            raise error.at(step.instruction.location) from error
+        self._done += 1
+        layers = self._state.layers if change.layer is None else (*self._state.layers, change.layer)
+        self._state = replace(self._state, root=change.root, layers=layers)
+        await self._remember(here, change)
+
+    async def _remember(self, place: int, change: Change) -> None:
+        """Note what a step made under its keys; by a late key, look whether it was made before."""
+        session = self._session
+        static = await self._keys.wait()
+        late = static.steps[place].late and change.changes is not None
+        if late and change.changes is not None:
+            upon = static.base if place == 0 else self._keys_at(static, place - 1)[0]
+            self._by_content[place] = await content_key(session, upon, change.changes)
+        made = Made(_known(self._keys_at(static, place)), change.layer, change.work)
+        self._state = replace(self._state, chain=(*self._state.chain, made))
+        session.cache.made(self._outline.stage.index, self._state.chain, published=self._published)
+        if late:
+            await self._look_again(static, place)
+
+    async def _look_again(self, static: StageKeys, place: int) -> None:
+        """The step's content is known now: what follows may have been made upon the same content."""
+        session = self._session
+        rest = await keys_upon(session, self._steps[place + 1 :], self._by_content[place])
+        for offset, item in enumerate(rest, place + 1):
+            self._by_content[offset] = item.key
+        if session.asks(self._outline.stage):
+            hit = await session.cache.last_hit(rest, packed=self._published)
+            if hit is not None:
+                there = place + 1 + hit[0]
+                self._jump(there, hit[1], self._keys_at(static, there))
+
+    def _keys_at(self, static: StageKeys, place: int) -> tuple[Key | None, ...]:
+        """The keys of one step: by the content of what came before, if that is known, and by inputs."""
+        by_inputs = static.steps[place].key
+        return (self._by_content[place], by_inputs) if place in self._by_content else (by_inputs,)
 
 
-def _from_image(
-    session: Session, stage: PlanStage, base: BaseImage, todo: tuple[Step, ...]
-) -> StageState:
-    """The state after FROM an image. Its layers go to the destinations from here on, and are fetched
-    from here on if a step will look at them.
-    """
-    layers = tuple(
-        BaseLayer(descriptor, diff_id, base.reference) for descriptor, diff_id in base.layers
-    )
-    if session.publishes(stage.index):
-        for layer in layers:
-            session.publish(layer)
-    image = ImageState.of_base(base.config)
-    scope = StageScope.start(session.plan.arguments, image.runtime.environment)
-    if session.looks_inside(stage, todo):
-        session.supply.root(base)
-    return StageState(image, scope, Root(lambda: session.supply.root(base)), layers)
+def _known(keys: tuple[Key | None, ...]) -> tuple[Key, ...]:
+    return tuple(dict.fromkeys(key for key in keys if key is not None))
 
 
-async def _execute_and_tell(at: At) -> StageState:
-    emit = at.session.job.reporter.emit
-    emit(events.StepStarted(at.named))
-    started = trio.current_time()
-    try:
-        state = await _execute(at)
-    except AsyncbuildError as error:
-        seconds = trio.current_time() - started
-        emit(events.StepFinished(at.named, seconds, events.Outcome.FAILED))
-        raise error.at(at.step.instruction.location) from error
-    emit(events.StepFinished(at.named, trio.current_time() - started))
-    at.session.steps_executed += 1
-    return state
-
-
-async def _execute(at: At) -> StageState:
-    """One step: words, files, configuration, history, in this order."""
-    state = at.state
-    instruction = state.scope.resolve(at.step.instruction).instruction
-    check_instruction(instruction)
-    change: Change | None = None
+async def _change(at: At, instruction: ins.Instruction) -> Change:
     match instruction:
         case ins.Run():
-            change = await run(at, instruction)
+            return await run(at, instruction)
         case ins.Copy() | ins.Add():
-            change = await copy(at, instruction)
+            return await copy(at, instruction)
         case ins.Workdir():
-            change = await make_working_directory(at, instruction)
+            return await make_working_directory(at, instruction)
         case _:
-            pass
-    history = _history(at.session.job, state, instruction, layer=change is not None)
-    image = metadata.apply(state.image, instruction)
-    state = replace(state, scope=state.scope.after(instruction), image=image.with_history(*history))
-    if change is None:
-        return state
-    layers = state.layers if change.layer is None else (*state.layers, change.layer)
-    return replace(state, root=change.root, layers=layers)
+            raise AssertionError(f"{instruction.NAME} changes no files")
 
 
-def _history(
-    job: Job, state: StageState, instruction: ins.Instruction, *, layer: bool
-) -> tuple[HistoryEntry, ...]:
-    """The line that BuildKit writes for this instruction, if it writes one."""
-    context = HistoryContext(
-        state.image.runtime.shell, state.image.working_dir, state.scope.history_args
-    )
-    text = history_text(instruction, context)
-    if text is None:
-        return ()
-    return (HistoryEntry(text, job.created_text, HISTORY_COMMENT, empty_layer=not layer),)
-
-
-def _has_run(todo: tuple[Step, ...]) -> bool:
-    return any(isinstance(step.instruction, ins.Run) for step in todo)
-
-
-def _base_text(stage: PlanStage) -> str:
-    match stage.base:
+def _base_text(outline: StageOutline) -> str:
+    match outline.stage.base:
         case ImageRef(reference, _):
             return reference.familiar
         case StageRef(index):
             return f"stage {index}"
         case _:
             return "scratch"
-
-
-def _step_text(step: Step) -> str:
-    text = step.instruction.original
-    return f"ONBUILD {text}" if step.triggered else text

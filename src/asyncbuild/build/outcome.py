@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from asyncbuild.build.futures import Abandoned
+from asyncbuild.cache.results import CacheLost
 from asyncbuild.errors import AsyncbuildError
 
 
@@ -28,6 +29,8 @@ def _chief(group: BaseExceptionGroup[BaseException]) -> BaseException:
             return 0
         if isinstance(error, Abandoned):
             return 3
+        if isinstance(error, CacheLost):
+            return 0  # the build begins again, whatever else went wrong
         return 1 if isinstance(error, AsyncbuildError) else 2
 
     return min(leaves, key=rank)

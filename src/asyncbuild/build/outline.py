@@ -112,4 +112,3 @@ def _step_text(step: Step) -> str:
 def inherited_start(outline: StageOutline) -> tuple[ImageState, StageScope]:
     """What a stage that is FROM this one starts with."""
     return outline.image.inherited(), outline.scope
-

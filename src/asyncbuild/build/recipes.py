@@ -36,6 +36,22 @@ class StepKey:
         return None if self.recipe is None else self.recipe.key
 
 
+@dataclass(frozen=True, slots=True)
+class StageKeys:
+    """One key for each step of a stage that makes a layer; None from the first that has none on.
+
+    ``base`` is the key of what the stage is FROM.
+    """
+
+    base: Key | None
+    steps: tuple[StepKey, ...]
+
+    @property
+    def final(self) -> Key | None:
+        """The key of all files of the stage."""
+        return self.steps[-1].key if self.steps else self.base
+
+
 def image_recipe(image: BaseImage) -> Recipe:
     """The files of a base image, and its platform. Its configuration counts where a step sees it."""
     diff_ids = tuple(str(diff_id) for diff_id in image.config.diff_ids)

@@ -15,6 +15,26 @@ from asyncbuild.output.spec import OutputSpec
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.events import Statistics
 
+TWO_WEEKS = 14 * 24 * 3600.0
+"""Seconds for which a cached result is good, unless told otherwise (kaniko's default)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlace:
+    """A cache in a registry: the reference's tag is the scope, ``fallbacks`` are scopes that are read too.
+
+    ``everything`` (mode=max) exports the layers of all stages, else only those of the image.
+    """
+
+    reference: Reference
+    fallbacks: tuple[str, ...] = ()
+    everything: bool = False
+
+    @property
+    def plain(self) -> CachePlace:
+        """The place, however it is used."""
+        return CachePlace(self.reference)
+
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
@@ -24,6 +44,7 @@ class BuildRequest:
     what errors call it and where its own ignore file is looked for. ``destinations`` are pushed to;
     ``outputs`` are written on this machine. A build argument without a value is taken from the
     environment by the caller, and left out if it is not there. ``created`` is in seconds since the epoch.
+    ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
     that does not let a tag be moved is no failure.
     """
@@ -48,6 +69,12 @@ class BuildRequest:
     docker_media_types: bool | None = False
     keep_immutable_tags: bool = False
     stdout: int = 1
+    use_cache: bool = True
+    no_cache_filter: frozenset[str] = frozenset()
+    cache_from: tuple[CachePlace, ...] = ()
+    cache_to: tuple[CachePlace, ...] = ()
+    cache_ttl: float = TWO_WEEKS
+    cache_patience: float = 60.0
     workers: int | None = None
 
     @property

@@ -27,9 +27,9 @@ async def run(at: At, instruction: ins.Run) -> Change:
     uploads = session.open_uploads() if at.published else ()
     view = await state.root.view()
     lowers = await state.root.lower_directories()
-    work = await trio.to_thread.run_sync(session.job.store.new_work, "run", "upper", "work")
+    work = await trio.to_thread.run_sync(session.job.store.new_work, "run", "fs", "work")
     identity = await trio.to_thread.run_sync(_identity, view, state.image.runtime.user)
-    await trio.to_thread.run_sync(_dress_as_root, work / "upper", view)
+    await trio.to_thread.run_sync(_dress_as_root, work / "fs", view)
     spec = _run_spec(at, instruction, identity, work, lowers)
     helper = await session.sandboxes.take()
     if at.more_runs:
@@ -40,13 +40,12 @@ async def run(at: At, instruction: ins.Run) -> Change:
             f"RUN failed with exit code {code}: {instruction.original.removeprefix('RUN ')}",
             code=code,
         )
-    upper = work / "upper"
+    upper = work / "fs"
     root = state.root.with_addition(_directory_addition(upper))
-    if not at.published:
-        return Change(root, None)
-    layer = session.packer.upper(at.named, upper, lowers)
-    session.publish(layer, uploads)
-    return Change(root, layer)
+    layer = session.packer.upper(at.named, upper, lowers) if at.packed else None
+    if layer is not None and at.published:
+        session.publish(layer, uploads)
+    return Change(root, layer, lambda: work)
 
 
 def _run_spec(
@@ -61,7 +60,7 @@ def _run_spec(
         files = (RunFile(name, 0o755, line.script.content.encode()),)
     return RunSpec(
         argv=line.argv,
-        upper=work / "upper",
+        upper=work / "fs",
         work=work / "work",
         lower_directories=lowers,
         environment=command_environment(at.state.scope.run_environment, identity),

@@ -7,79 +7,158 @@ goes to the destinations; other stages are only looked into by COPY --from, and 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import trio
 
+from asyncbuild.build.caching import CachePolicy
+from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import ImageLayer
+from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.packing import Packer
 from asyncbuild.build.publish import Destination
+from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.supply import Supply
 from asyncbuild.context.directory import DirectoryContext, open_context
+from asyncbuild.context.fingerprint import ContentDigests
+from asyncbuild.dockerfile.instructions import Copy
+from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.changeset import ChangeSet
-from asyncbuild.plan.nouns import ImageRef, Need, Plan, PlanStage, StageRef, Step
+from asyncbuild.plan.nouns import ImageRef, Need, Plan, PlanStage, StageRef
 from asyncbuild.registry.upload import UploadSession
+from asyncbuild.report.events import Event, Outcome
+
+T = TypeVar("T")
 
 UploadSessions = tuple[Future[UploadSession], ...]
 """One at each destination, in their order."""
 
 
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """What is done for each stage, and the policy of look-ups."""
+
+    outline: Callable[[Session, int], Awaitable[StageOutline]]
+    keys: Callable[[Session, int], Awaitable[StageKeys]]
+    execute: Callable[[Session, int], Awaitable[StageState]]
+    policy: CachePolicy
+
+
 class Session:
     """Everything that the executor of a stage may ask for."""
 
-    def __init__(
-        self,
-        job: Job,
-        request: BuildRequest,
-        plan: Plan,
-        execute: Callable[[Session, int], Awaitable[StageState]],
-    ) -> None:
+    def __init__(self, job: Job, request: BuildRequest, plan: Plan, work: StageWork) -> None:
         self.job = job
         self.request = request
         self.plan = plan
         self.supply = Supply(job, keep_blobs=bool(request.outputs) or _leaves_home(request, plan))
         self.packer = Packer(job, request.compression)
         self.destinations = _destinations(job, self.supply, request.destinations)
+        self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
         self.context: Future[DirectoryContext] = job.ledger.spawn(
             job.nursery, "context", self._open_context
         )
+        self.contents = ContentDigests(job.store.root / "contents")
         self.sandboxes = Sandboxes(job.nursery, job.ledger)
         job.closing.push_async_callback(self.sandboxes.aclose)
         self.steps_executed = 0
-        self._execute = execute
-        self._stages: dict[int, Future[StageState]] = {}
-        self._published = _line_of(plan)
+        self.steps_cached = 0
+        self._work = work
+        self._reading = trio.CapacityLimiter(1)
+        self._flights: dict[tuple[str, int], Future[Any]] = {}
+        self._published = line_of(plan)
+
+    def outline(self, index: int) -> Future[StageOutline]:
+        """What every step of stage ``index`` means."""
+        return self._flight("outline of stage", index, self._work.outline)
+
+    def keys(self, index: int) -> Future[StageKeys]:
+        """The cache keys of stage ``index``."""
+        return self._flight("keys of stage", index, self._work.keys)
 
     def stage(self, index: int) -> Future[StageState]:
-        """How stage ``index`` ends; starts it if nobody has yet."""
-        if index not in self._stages:
-            label = f"stage {self.plan.all_stages[index].label}"
-            self._stages[index] = self.job.ledger.spawn(
-                self.job.nursery, label, self._execute, self, index
+        """How stage ``index`` ends; starts it if nobody has yet. Its failure ends the build at once."""
+        known = ("stage", index) in self._flights
+        future: Future[StageState] = self._flight("stage", index, self._work.execute)
+        if not known:
+            self.job.nursery.start_soon(future.wait)
+        return future
+
+    def _flight(
+        self, what: str, index: int, work: Callable[[Session, int], Awaitable[T]]
+    ) -> Future[T]:
+        if (what, index) not in self._flights:
+            label = f"{what} {self.plan.all_stages[index].label}"
+            self._flights[what, index] = self.job.ledger.spawn(
+                self.job.nursery, label, work, self, index
             )
-        return self._stages[index]
+        return self._flights[what, index]
+
+    def tell(self, event: Event) -> None:
+        """Report an event."""
+        self.job.reporter.emit(event)
+
+    def count(self, outcome: Outcome) -> None:
+        """Count a step for the statistics."""
+        if outcome is Outcome.CACHED:
+            self.steps_cached += 1
+        else:
+            self.steps_executed += 1
+
+    def asks(self, stage: PlanStage) -> bool:
+        """Whether the cache is asked for the steps of ``stage``."""
+        filtered = self.request.no_cache_filter
+        named = stage.label.lower() in filtered or str(stage.index) in filtered
+        return self.cache.asks and not named
+
+    def remember(self) -> None:
+        """Record what was made and which contents were read. Blocks; a full store forgets it."""
+        with suppress(StoreError, OSError):
+            self.cache.remember()
+            self.contents.save()
+
+    async def read_contents(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run something that uses ``contents`` in a thread, one at a time."""
+        async with self._reading:
+            return await trio.to_thread.run_sync(partial(work, *arguments))
+
+    def prefetch(self, step: OutlinedStep) -> None:
+        """Start what ``step`` will ask for: stages, and files of images."""
+        for source in step.step.sources:
+            match source:
+                case StageRef(index):
+                    self.stage(index)
+                case ImageRef() as image if isinstance(step.instruction, Copy):
+                    self.job.nursery.start_soon(
+                        self._prefetch_files, image, step.instruction.sources
+                    )
+
+    async def _prefetch_files(self, image: ImageRef, paths: tuple[str, ...]) -> None:
+        """Speculative: an error is raised where the files are asked for."""
+        with suppress(AsyncbuildError):
+            base = await self.supply.image(image.reference, image.platform).wait()
+            await self.supply.files(base, paths).wait()
 
     def publishes(self, index: int) -> bool:
         """Whether the layers of stage ``index`` are layers of the image."""
         return index in self._published
 
-    def looks_inside(self, stage: PlanStage, todo: Iterable[Step]) -> bool:
-        """Whether something will want to see the files of ``stage``'s base."""
-        if any(step.need >= Need.FACTS for step in todo):
+    def looks_inside(self, outline: StageOutline) -> bool:
+        """Whether something will want to see the files of the base of this stage."""
+        if any(step.step.need >= Need.FACTS for step in outline.steps):
             return True
-        for other in self.plan.stages:
-            if StageRef(stage.index) == other.base and self.looks_inside(other, other.steps):
-                return True
-            if any(StageRef(stage.index) in step.sources for step in other.steps):
-                return True
-        return False
+        return self.plan.stage_need(outline.stage.index) >= Need.FACTS
 
     def open_uploads(self) -> UploadSessions:
         """Begin an upload at every destination for a layer that is about to be made."""
@@ -128,7 +207,7 @@ class Written:
         return work / "fs"
 
 
-def _line_of(plan: Plan) -> frozenset[int]:
+def line_of(plan: Plan) -> frozenset[int]:
     """The target, the stage that it is FROM, and so on: their layers are the image's."""
     line = [plan.target_stage]
     while isinstance(line[-1].base, StageRef):
@@ -138,7 +217,7 @@ def _line_of(plan: Plan) -> frozenset[int]:
 
 def _leaves_home(request: BuildRequest, plan: Plan) -> bool:
     """Whether the base's layers may have to be sent to a registry that they are not in."""
-    line = _line_of(plan)
+    line = line_of(plan)
     bases = [stage.base for stage in plan.stages if stage.index in line]
     homes = {base.reference.registry for base in bases if isinstance(base, ImageRef)}
     return bool(homes) and any(item.registry not in homes for item in request.destinations)

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from asyncbuild.build.layers import ImageLayer
+from asyncbuild.build.chain import Chain
+from asyncbuild.build.layers import ImageLayer, NewLayer
 from asyncbuild.build.metadata import ImageState
 from asyncbuild.build.root import Root
+from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.scope import StageScope
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageState:
-    """What the image will say, what words mean, what the root holds, and the layers so far.
+    """What the image would say, what words mean, what the root holds, and the layers so far.
 
     ``layers`` are those of the image's own line of stages; a stage that is never published has none
-    of its own.
+    of its own. ``chain`` is everything above the base image, for the cache.
     """
 
     image: ImageState
     scope: StageScope
     root: Root = field(default_factory=Root)
     layers: tuple[ImageLayer, ...] = ()
+    chain: Chain = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """What a step did to files: the root after it, and the layer if one was packed."""
+    """What a step did to files: the root after it, and the layer if one was packed.
+
+    ``work`` gives, when the build has ended, the work directory that has the changes in ``fs/``, if they
+    were ever written. ``changes`` is the change set, for steps that make one.
+    """
 
     root: Root
-    layer: ImageLayer | None
+    layer: NewLayer | None
+    work: Callable[[], Path | None]
+    changes: ChangeSet | None = None

@@ -35,19 +35,23 @@ class At:
         """Whether the step's layer is a layer of the image."""
         return self.session.publishes(self.stage.index)
 
+    @property
+    def packed(self) -> bool:
+        """Whether a layer is made of what the step changes."""
+        return self.published or self.session.cache.packs_everything
+
 
 def with_changes(at: At, changes: ChangeSet, uploads: UploadSessions) -> Change:
-    """The root with a change set on top, and its layer if the image has it."""
+    """The root with a change set on top, and its layer if one is wanted."""
     session = at.session
     root = at.state.root
+    written = session.materialise(changes)
     if changes:
-        addition = Addition(ChangeSetTree(changes), session.materialise(changes))
-        root = root.with_addition(addition)
-    if not at.published:
-        return Change(root, None)
-    layer = session.packer.changes(at.named, changes)
-    session.publish(layer, uploads)
-    return Change(root, layer)
+        root = root.with_addition(Addition(ChangeSetTree(changes), written.directory))
+    layer = session.packer.changes(at.named, changes) if at.packed else None
+    if layer is not None and at.published:
+        session.publish(layer, uploads)
+    return Change(root, layer, written.work, changes)
 
 
 def text_of(view: View, path: str) -> str:

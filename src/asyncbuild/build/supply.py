@@ -21,9 +21,8 @@ import trio
 from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import CHUNK, GrowingFile
 from asyncbuild.build.job import Job
-from asyncbuild.cache.results import CachedLayer
+from asyncbuild.cache.results import CachedLayer, CacheLost
 from asyncbuild.errors import (
-    AsyncbuildError,
     ImageNotFound,
     IntegrityError,
     LayerError,
@@ -70,17 +69,6 @@ class BaseImage:
     def layers(self) -> tuple[tuple[Descriptor, DiffId], ...]:
         """The layers bottom first, each by both of its names."""
         return tuple(zip(self.manifest.layers, self.config.diff_ids, strict=True))
-
-
-class CacheLost(AsyncbuildError):
-    """What a look-up promised cannot be had after all: the build begins again without it."""
-
-    temporary = True
-
-    def __init__(self, layer: CachedLayer, reason: str) -> None:
-        name = layer.descriptor.digest if layer.descriptor else layer.tree
-        super().__init__(f"a cached layer ({name}) cannot be used: {reason}")
-        self.layer = layer
 
 
 class Supply:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from asyncbuild.cache.keys import Key
+from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.digest import DiffId, InvalidDigest
 from asyncbuild.image.manifest import Descriptor, InvalidManifest
 from asyncbuild.image.reference import Reference
@@ -35,6 +36,11 @@ class CachedLayer:
         """Whether it can be a layer of an image."""
         return self.descriptor is not None and self.diff_id is not None
 
+    @property
+    def name(self) -> str:
+        """What it is called: its digest, or the key of its tree."""
+        return str(self.descriptor.digest) if self.descriptor is not None else self.tree
+
     def to_json(self) -> dict[str, Any]:
         """What is kept of it; the origin goes without saying."""
         value: dict[str, Any] = {}
@@ -57,6 +63,16 @@ class CachedLayer:
             return cls(descriptor, DiffId.parse(str(value["diffId"])), tree, origin)
         except (KeyError, TypeError, AttributeError, InvalidManifest, InvalidDigest) as error:
             raise DamagedResult(f"a layer of a cache entry: {error}") from None
+
+
+class CacheLost(AsyncbuildError):
+    """What a look-up promised cannot be had after all: the build begins again without it."""
+
+    temporary = True
+
+    def __init__(self, layer: CachedLayer, reason: str) -> None:
+        super().__init__(f"a cached layer ({layer.name}) cannot be used: {reason}")
+        self.layer = layer
 
 
 @dataclass(frozen=True, slots=True)

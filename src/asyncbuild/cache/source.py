@@ -1,4 +1,4 @@
-"""A place that remembers results: the same interface for the store, a directory, a registry, an image."""
+"""Places that remember results: one interface for the store, a directory, a registry, an image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from asyncbuild.cache.keys import Key
-from asyncbuild.cache.results import Answer
+from asyncbuild.cache.results import Answer, CachedResult
 
 
 class CacheSource(Protocol):
@@ -17,7 +17,21 @@ class CacheSource(Protocol):
         """What people call it."""
 
     async def load(self) -> None:
-        """Fetch what answers for many keys at once; started before any key is known."""
+        """Fetch what answers for many keys at once; called once, before any key is known."""
 
     async def look_up(self, keys: Iterable[Key]) -> Mapping[Key, Answer]:
         """One answer for each key; takes the round trips of one."""
+
+
+class CacheTarget(Protocol):
+    """Keeps results. Its errors are `AsyncbuildError`s, and warnings to the build."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    async def put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
+        """Keep ``result`` under ``keys``; the blobs of its layers are there already."""
+
+    async def finish(self) -> None:
+        """Write what answers for many keys at once."""

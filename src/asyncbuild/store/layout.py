@@ -10,6 +10,7 @@
     records/results/<key>        what came of a step with that key (`asyncbuild.cache`)
     records/diff-ids/<digest>    the DiffId of a blob; records/digests/<diffid>/<digest> the reverse
     tmp/<owner>/                 work in progress, one directory for each living process
+    contents                     digests of files in contexts (`asyncbuild.context.fingerprint`)
     journal*, lock               see `asyncbuild.store.journal`; held while a store is opened
 """
 
@@ -37,7 +38,7 @@ _DIRECTORIES = (
     "records/results",
     "tmp",
 )
-_OURS = {"lock", "lost+found", "index.json", *(name.partition("/")[0] for name in _DIRECTORIES)}
+_OURS = {"contents", "lock", "lost+found", "index.json", *(name.partition("/")[0] for name in _DIRECTORIES)}
 _KINDS = {"blob": "blobs", "layer": "layers", "mend": "mends", "tree": "trees"}
 
 

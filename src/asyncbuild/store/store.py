@@ -245,6 +245,10 @@ class Store:
         except OSError:
             return None
 
+    def has_results(self) -> bool:
+        """Whether any result was ever recorded here."""
+        return any((self.root / "records" / "results").iterdir())
+
     def put_result(self, key: str, data: bytes) -> None:
         """Record what came of a step; a later record of the same key wins."""
         item = self._layout.result_record(key)

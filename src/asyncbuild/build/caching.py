@@ -1,0 +1,217 @@
+"""The cache of one build: look-ups before anything is executed, and what is remembered of it.
+
+1. All keys are looked up in all sources at once; the last hit of a stage decides where it resumes.
+2. A hit brings everything between the base image and its step, so nothing is ever put upon a layer that
+   it was not made upon.
+3. What a hit promises and cannot keep ends the attempt (`CacheLost`); the build begins again without it.
+4. What was executed is remembered in the store when the build ends, whether it failed or not, and is
+   exported while the build runs. Exports are optional: their faults are warnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from asyncbuild.build.chain import Chain, Made, image_layer
+from asyncbuild.build.futures import Future
+from asyncbuild.build.job import Job
+from asyncbuild.build.layers import NewLayer, layer_identity
+from asyncbuild.build.publish import Destination
+from asyncbuild.build.recipes import StepKey
+from asyncbuild.cache.keys import Key
+from asyncbuild.cache.results import Absence, CachedLayer, CachedResult, Hit
+from asyncbuild.cache.source import CacheSource, CacheTarget
+from asyncbuild.cache.stored import StoreCache
+from asyncbuild.errors import AsyncbuildError
+from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.report.events import WarningRaised
+
+
+@dataclass(slots=True)
+class CachePolicy:
+    """What holds for look-ups. ``ttl`` is in seconds; ``distrusted`` names layers that were promised in
+    vain (digests, or trees of the store).
+    """
+
+    ttl: float
+    ask: bool = True
+    distrusted: set[str] = field(default_factory=set)
+
+    def accepts(self, result: CachedResult, now: int) -> bool:
+        """Whether a result may be used."""
+        if result.created + self.ttl < now:
+            return False
+        return not any(layer.name in self.distrusted for layer in result.layers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Export:
+    """A place that results are exported to: where blobs go, and who writes the entries."""
+
+    target: CacheTarget
+    destination: Destination | None
+    everything: bool
+
+
+class Cache:
+    """Look-ups, exports and memories of one attempt at a build."""
+
+    def __init__(
+        self,
+        job: Job,
+        policy: CachePolicy,
+        sources: tuple[CacheSource, ...],
+        exports: tuple[Export, ...],
+    ) -> None:
+        self._job = job
+        self._policy = policy
+        self._own = StoreCache(job.store)
+        self._sources = (self._own, *sources)
+        self._exports = exports
+        self._chains: dict[int, Chain] = {}
+        self._pending: list[Future[None]] = []
+        self._warned: set[str] = set()
+        self._loaded = [
+            job.ledger.spawn(job.nursery, f"load {source.name}", source.load)
+            for source in self._sources
+            if policy.ask
+        ]
+        self.asks = policy.ask and (bool(sources) or job.store.has_results())
+        self.hits = 0
+
+    @property
+    def packs_everything(self) -> bool:
+        """Whether layers of all stages are exported, not only those of the image."""
+        return any(export.everything for export in self._exports)
+
+    async def find(self, keys: Iterable[Key]) -> Mapping[Key, Hit]:
+        """The hits among ``keys``; where several sources have one, the first of them."""
+        wanted = tuple(dict.fromkeys(keys))
+        if not self.asks or not wanted:
+            return {}
+        answers: dict[str, Mapping[Key, Hit | Absence]] = {}
+
+        async def ask(source: CacheSource) -> None:
+            answers[source.name] = await source.look_up(wanted)
+
+        async with trio.open_nursery() as nursery:
+            for source in self._sources:
+                nursery.start_soon(ask, source)
+        hits: dict[Key, Hit] = {}
+        for source in reversed(self._sources):
+            for key, answer in answers[source.name].items():
+                if isinstance(answer, Hit) and self._policy.accepts(
+                    answer.result, self._job.created
+                ):
+                    hits[key] = answer
+                elif answer is Absence.UNAVAILABLE:
+                    self._warn(source.name, f"cache {source.name} does not answer for some steps")
+        return hits
+
+    async def last_hit(self, keys: tuple[StepKey, ...], *, packed: bool) -> tuple[int, Hit] | None:
+        """The last step with a usable result, by its place among ``keys``; ``packed`` asks for layers."""
+        hits = await self.find(item.key for item in keys if item.key is not None)
+        for place in reversed(range(len(keys))):
+            key = keys[place].key
+            hit = hits.get(key) if key is not None else None
+            if hit is not None and (hit.result.packed or not packed):
+                self.hits += place + 1
+                return place, hit
+        return None
+
+    def made(self, stage: int, chain: Chain, *, published: bool) -> None:
+        """Take note of what stage ``stage`` has made so far; export its last piece."""
+        self._chains[stage] = chain
+        last = chain[-1]
+        if last.layer is None and last.cached is None:
+            return
+        for export in self._exports:
+            if published or export.everything:
+                self._pending.append(
+                    self._job.ledger.spawn(
+                        self._job.nursery,
+                        f"export to {export.target.name}",
+                        self._export,
+                        export,
+                        chain,
+                    )
+                )
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for exports, at most ``seconds``, and write the indexes; faults are warnings."""
+        if not self._exports:
+            return
+        with trio.move_on_after(seconds) as scope:
+            for pending in self._pending:
+                await self._tolerate(pending.wait)
+            for export in self._exports:
+                await self._tolerate(export.target.finish)
+        if scope.cancelled_caught:
+            self._warn(
+                "late", f"the cache export took longer than {seconds:.0f} s and was given up"
+            )
+
+    def remember(self) -> None:
+        """Record in the store what this attempt made. Blocks; called when nothing runs any more."""
+        settled: dict[Made, CachedLayer | None] = {}
+        for chain in self._chains.values():
+            below: list[CachedLayer] = []
+            for made in chain:
+                if made not in settled:
+                    settled[made] = made.cached or self._settle(made)
+                layer = settled[made]
+                if layer is None:
+                    break
+                result = CachedResult(layer, tuple(below), self._job.created)
+                for key in made.keys:
+                    self._own.remember(key, result)
+                below.append(layer)
+
+    def _settle(self, made: Made) -> CachedLayer | None:
+        """Keep what a step made, as a layer if it was packed and as a tree if not."""
+        work = made.work()
+        layer = made.layer
+        if isinstance(layer, NewLayer) and layer.packed.done and not layer.packed.failed:
+            packed = layer.packed.value_nowait()
+            if work is not None:
+                self._job.store.commit_layer(self._bare(work), packed.diff_id, UnpackedFacts())
+            return CachedLayer(packed.descriptor, packed.diff_id)
+        if work is None or not made.keys:
+            return None
+        self._job.store.commit_tree(self._bare(work), made.keys[0].hex)
+        return CachedLayer(tree=made.keys[0].hex)
+
+    def _bare(self, work: Path) -> Path:
+        """A work directory with the ``fs/`` of another one, and nothing else."""
+        bare = self._job.store.new_work("keep")
+        (work / "fs").rename(bare / "fs")
+        return bare
+
+    async def _export(self, export: Export, chain: Chain) -> None:
+        layers = [image_layer(made) for made in chain]
+        if any(layer is None for layer in layers) or not chain[-1].keys:
+            return
+        whole = [layer for layer in layers if layer is not None]
+        if export.destination is not None:
+            for layer in whole:
+                export.destination.send(layer)
+            for layer in whole:
+                await export.destination.arrival(layer).wait()
+        named = [CachedLayer(*await layer_identity(layer)) for layer in whole]
+        result = CachedResult(named[-1], tuple(named[:-1]), self._job.created)
+        await export.target.put(chain[-1].keys, result)
+
+    async def _tolerate(self, work: Callable[[], object]) -> None:
+        try:
+            await work()  # type: ignore[misc]
+        except AsyncbuildError as error:
+            self._warn("export", f"the cache could not be exported: {error.message}")
+
+    def _warn(self, topic: str, text: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            self._job.reporter.emit(WarningRaised(text))

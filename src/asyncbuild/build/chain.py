@@ -1,0 +1,40 @@
+"""Chains: everything that steps put between a base image and a point of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from asyncbuild.build.layers import BaseLayer, ImageLayer
+from asyncbuild.cache.keys import Key
+from asyncbuild.cache.results import CachedLayer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What one step put on top, by a look-up or by its execution.
+
+    ``keys`` are all keys that lead to it. ``work`` gives, when the build has ended, the work directory
+    that has its files in ``fs/``, if there is one.
+    """
+
+    keys: tuple[Key, ...]
+    layer: ImageLayer | None = None
+    work: Callable[[], Path | None] = lambda: None
+    cached: CachedLayer | None = None
+
+
+Chain: TypeAlias = tuple[Made, ...]
+"""Bottom first."""
+
+
+def image_layer(made: Made) -> ImageLayer | None:
+    """What a step made as a layer that can be sent somewhere."""
+    if made.layer is not None:
+        return made.layer
+    cached = made.cached
+    if cached is None or cached.descriptor is None or cached.diff_id is None:
+        return None
+    return BaseLayer(cached.descriptor, cached.diff_id, cached.origin, cached)

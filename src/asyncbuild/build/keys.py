@@ -1,0 +1,111 @@
+"""The keys of a stage: made as soon as its outline and the fingerprints of its files are there."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from asyncbuild.build.outline import OutlinedStep, StageOutline
+from asyncbuild.build.recipes import (
+    StageKeys,
+    StepKey,
+    content_recipe,
+    copy_recipe,
+    image_recipe,
+    run_recipe,
+    scratch_recipe,
+    workdir_recipe,
+)
+from asyncbuild.build.session import Session
+from asyncbuild.build.supply import BaseImage
+from asyncbuild.cache.keys import Key, Value
+from asyncbuild.context.directory import DirectoryContext
+from asyncbuild.context.fingerprint import change_fingerprint, source_fingerprint
+from asyncbuild.dockerfile import instructions as ins
+from asyncbuild.errors import AsyncbuildError
+from asyncbuild.layers.changeset import ChangeSet
+from asyncbuild.plan.nouns import ImageRef, Scratch, StageRef
+from asyncbuild.plan.supported import is_remote
+
+
+async def stage_keys(session: Session, index: int) -> StageKeys:
+    """The keys of stage ``index``; waits for the keys of the stages that it uses."""
+    outline = await session.outline(index).wait()
+    base = await base_key(session, outline)
+    return StageKeys(base, await keys_upon(session, outline.file_steps, base))
+
+
+async def base_key(session: Session, outline: StageOutline) -> Key | None:
+    """The key of what a stage is FROM."""
+    match outline.base:
+        case StageOutline(stage=stage):
+            return (await session.keys(stage.index).wait()).final
+        case BaseImage() as image:
+            return image_recipe(image).key
+        case _:
+            return scratch_recipe(outline.stage.platform).key
+
+
+async def keys_upon(
+    session: Session, steps: tuple[OutlinedStep, ...], upon: Key | None
+) -> tuple[StepKey, ...]:
+    """The keys of ``steps``, one after the other, the first of them upon ``upon``."""
+    keys: list[StepKey] = []
+    for step in steps:
+        key = StepKey(None) if upon is None else await _step_key(session, step, upon)
+        keys.append(key)
+        upon = key.key
+    return tuple(keys)
+
+
+async def _step_key(session: Session, step: OutlinedStep, upon: Key) -> StepKey:
+    match step.instruction:
+        case ins.Run():
+            return StepKey(run_recipe(step, upon, session.request, ()))
+        case ins.Workdir():
+            return StepKey(workdir_recipe(step, upon))
+        case ins.Copy() | ins.Add():
+            try:
+                sources, late = await _sources(session, step, step.instruction)
+            except AsyncbuildError as error:
+                raise error.at(step.instruction.location) from error
+            return StepKey(None if sources is None else copy_recipe(step, upon, sources), late)
+        case _:
+            return StepKey(None)
+
+
+async def _sources(
+    session: Session, step: OutlinedStep, instruction: ins.Copy | ins.Add
+) -> tuple[Value, bool]:
+    """What a COPY's files are, as far as it can be known before anything is executed; and whether
+    something stands in for them.
+    """
+    match step.step.source:
+        case StageRef(index):
+            final = (await session.keys(index).wait()).final
+            return (None if final is None else ("stage", final.hex, instruction.sources)), True
+        case ImageRef(reference, platform):
+            image = await session.supply.image(reference, platform).wait()
+            return ("image", image_recipe(image).key.hex, instruction.sources), False
+        case Scratch():
+            return ("scratch", instruction.sources), False
+    if any(map(is_remote, instruction.sources)):
+        return None, True
+    if not instruction.sources:
+        return (), False
+    context = await session.context.wait()
+    return await session.read_contents(_fingerprint, session, context, instruction), False
+
+
+def _fingerprint(
+    session: Session, context: DirectoryContext, instruction: ins.Copy | ins.Add
+) -> Value:
+    found = [source for pattern in instruction.sources for source in context.find(pattern)]
+    return cast("Value", source_fingerprint(found, session.contents))
+
+
+async def content_key(session: Session, upon: Key | None, changes: ChangeSet) -> Key | None:
+    """The key of a step by what it made; None if what it was made upon has none."""
+    if upon is None:
+        return None
+    made = await session.read_contents(change_fingerprint, changes, session.contents)
+    return content_recipe(upon, cast("Value", made)).key

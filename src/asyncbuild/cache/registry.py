@@ -1,0 +1,222 @@
+"""The cache in a registry: entries are OCI image manifests, tagged by key; a scope index answers for all.
+
+::
+
+    REPOSITORY:k-<key>    one entry: a manifest with one layer (the step's) and an empty configuration;
+                          its annotations hold the key and the result (`CachedResult`)
+    REPOSITORY:<scope>    an index of entries: one request answers for every key that it lists
+
+The tags are the truth: concurrent builds write different tags and never lose each other's entries. A
+scope index is read, merged and written when a build ends, so the later of two builds may miss what the
+other added at the same moment; a key that an index does not list is asked for by its tag, all in one wave.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import trio
+
+from asyncbuild.cache.keys import Key
+from asyncbuild.cache.results import Absence, Answer, CachedLayer, CachedResult, DamagedResult, Hit
+from asyncbuild.errors import ImageNotFound, RegistryError
+from asyncbuild.image.digest import Digest
+from asyncbuild.image.manifest import (
+    OCI_MANIFEST,
+    Descriptor,
+    Index,
+    Manifest,
+)
+from asyncbuild.image.reference import Reference
+from asyncbuild.registry.client import RegistryClient
+from asyncbuild.registry.upload import UploadSession
+
+EMPTY_CONFIG = b"{}"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+KEY = "dev.asyncbuild.cache.key"
+RESULT = "dev.asyncbuild.cache.result"
+LAYERS = "dev.asyncbuild.cache.layers"
+MOST_ENTRIES = 2000
+_PROBES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One key of a scope index: the entry's manifest, and the result."""
+
+    descriptor: Descriptor
+    result: CachedResult
+
+
+class RegistryCache:
+    """Both ends of the cache at ``reference``: its tag is the scope, ``fallbacks`` are read too."""
+
+    def __init__(
+        self, client: RegistryClient, reference: Reference, fallbacks: tuple[str, ...] = ()
+    ) -> None:
+        self.name = f"registry {reference}"
+        self._client = client
+        self._reference = reference
+        self._repository = reference.repository
+        self._scopes = (reference.tag or "latest", *fallbacks)
+        self._known: dict[Key, IndexEntry] = {}
+        self._ours: dict[Key, IndexEntry] = {}
+        self._loaded = trio.Event()
+        self._available = True
+        self._config_is_there = False
+
+    async def load(self) -> None:
+        """Read the indexes of the scope and of its fallbacks, at once."""
+        found: dict[str, dict[Key, IndexEntry]] = {}
+
+        async def read(scope: str) -> None:
+            found[scope] = await self._read_index(scope)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for scope in self._scopes:
+                    nursery.start_soon(read, scope)
+            for scope in reversed(self._scopes):
+                self._known |= found[scope]
+        finally:
+            self._loaded.set()
+
+    async def look_up(self, keys: Iterable[Key]) -> Mapping[Key, Answer]:
+        """Answer from the indexes; what they do not list is asked for by tag, all at once."""
+        await self._loaded.wait()
+        answers: dict[Key, Answer] = {}
+        limit = trio.CapacityLimiter(_PROBES)
+
+        async def probe(key: Key) -> None:
+            async with limit:
+                answers[key] = await self._probe(key)
+
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                entry = self._known.get(key)
+                if entry is not None:
+                    answers[key] = Hit(key, entry.result, self.name)
+                elif not self._available:
+                    answers[key] = Absence.UNAVAILABLE
+                else:
+                    nursery.start_soon(probe, key)
+        return answers
+
+    async def put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
+        """Tag a manifest with each key; the layer's blob is in the repository already."""
+        await self._put_config()
+        layer = result.layer.descriptor
+        assert layer is not None
+        for key in keys:
+            config = Descriptor(EMPTY_TYPE, Digest.of(EMPTY_CONFIG), len(EMPTY_CONFIG))
+            annotations = {KEY: key.hex, RESULT: result.encode().decode()}
+            manifest = Manifest.make(config, (layer,), annotations=annotations)
+            await self._client.put_manifest(
+                self._repository, key.tag, manifest.raw, manifest.media_type
+            )
+            self._ours[key] = IndexEntry(manifest.descriptor, result)
+
+    async def finish(self) -> None:
+        """Merge what was put into the scope's index, as it is now."""
+        if not self._ours:
+            return
+        current = await self._read_index(self._scopes[0])
+        merged = {**current, **self._ours}
+        newest = sorted(merged, key=lambda key: (-merged[key].result.created, key))[:MOST_ENTRIES]
+        index = encode_index({key: merged[key] for key in newest})
+        await self._client.put_manifest(
+            self._repository, self._scopes[0], index.raw, index.media_type
+        )
+
+    async def _read_index(self, scope: str) -> dict[Key, IndexEntry]:
+        try:
+            fetched = await self._client.get_manifest(self._repository, scope)
+        except ImageNotFound:
+            return {}
+        except RegistryError:
+            self._available = False
+            return {}
+        if not isinstance(fetched.manifest, Index):
+            return {}
+        return decode_index(fetched.manifest, self._reference)
+
+    async def _probe(self, key: Key) -> Answer:
+        try:
+            fetched = await self._client.get_manifest(self._repository, key.tag)
+        except ImageNotFound:
+            return Absence.MISS
+        except RegistryError:
+            return Absence.UNAVAILABLE
+        manifest = fetched.manifest
+        if isinstance(manifest, Index) or manifest.annotations.get(KEY) != key.hex:
+            return Absence.UNAVAILABLE
+        try:
+            raw = manifest.annotations.get(RESULT, "").encode()
+            result = CachedResult.decode(raw, replace(self._reference, tag=None))
+        except DamagedResult:
+            return Absence.UNAVAILABLE
+        return Hit(key, result, self.name)
+
+    async def _put_config(self) -> None:
+        if self._config_is_there:
+            return
+        digest = Digest.of(EMPTY_CONFIG)
+        answer = await self._client.mount_or_start_upload(self._repository, digest)
+        if isinstance(answer, UploadSession):
+            await answer.put(EMPTY_CONFIG, digest)
+        self._config_is_there = True
+
+
+def encode_index(entries: Mapping[Key, IndexEntry]) -> Index:
+    """A scope index. Layers stand in one list and are named by their place: chains share most of them."""
+    layers: list[CachedLayer] = []
+    places: dict[tuple[str, str], int] = {}
+
+    def place(layer: CachedLayer) -> int:
+        assert layer.descriptor is not None
+        name = (str(layer.descriptor.digest), str(layer.diff_id))
+        if name not in places:
+            places[name] = len(layers)
+            layers.append(replace(layer, tree=""))
+        return places[name]
+
+    descriptors = []
+    for key, entry in entries.items():
+        result = entry.result
+        chain = [place(layer) for layer in result.layers]
+        text = json.dumps([result.created, *chain], separators=(",", ":"))
+        annotations = {KEY: key.hex, RESULT: text}
+        descriptors.append(replace(entry.descriptor, annotations=annotations))
+    table = json.dumps([layer.to_json() for layer in layers], separators=(",", ":"))
+    return Index.make(tuple(descriptors), annotations={LAYERS: table})
+
+
+def decode_index(index: Index, reference: Reference) -> dict[Key, IndexEntry]:
+    """The entries of a scope index; what cannot be read is left out."""
+    origin = replace(reference, tag=None)
+    try:
+        table = [
+            CachedLayer.from_json(item, origin)
+            for item in json.loads(index.annotations.get(LAYERS, "[]"))
+        ]
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    entries = {}
+    for descriptor in index.manifests:
+        entry = _decode_entry(descriptor, table)
+        if entry is not None:
+            entries[Key(descriptor.annotations.get(KEY, ""))] = entry
+    return entries
+
+
+def _decode_entry(descriptor: Descriptor, table: list[CachedLayer]) -> IndexEntry | None:
+    try:
+        created, *chain = json.loads(descriptor.annotations[RESULT])
+        layers = [table[int(place)] for place in chain]
+        result = CachedResult(layers[-1], tuple(layers[:-1]), int(created))
+    except (KeyError, ValueError, TypeError, IndexError, RecursionError):
+        return None
+    plain = Descriptor(OCI_MANIFEST, descriptor.digest, descriptor.size)
+    return IndexEntry(plain, result)
