@@ -90,7 +90,7 @@ class Registry:
                 "filesystem": {"rootdirectory": str(self.storage)},
                 "delete": {"enabled": True},
             },
-            "http": {"addr": self.address},
+            "http": {"addr": self.address, "relativeurls": True},
         }
 
 
