@@ -27,6 +27,7 @@ from asyncbuild.build.publish import Destination
 from asyncbuild.build.request import BuildRequest, BuildResult
 from asyncbuild.build.session import Session, StageWork
 from asyncbuild.build.stage import StageState
+from asyncbuild.build.squash import squashed
 from asyncbuild.build.workers import WorkerPool
 from asyncbuild.cache.results import CacheLost
 from asyncbuild.dockerfile.parser import parse_dockerfile
@@ -195,6 +196,8 @@ async def _run(session: Session) -> BuildResult:
         state = await session.stage(plan.target).wait()
         image = await _image(session, state)
         async with trio.open_nursery() as nursery:
+        if session.request.squash:
+            state = await squashed(session, state)
             for destination, upload in zip(session.destinations, configs, strict=True):
                 nursery.start_soon(_finish, session, destination, upload, image)
         await _write_outputs(session, state, image)

@@ -17,6 +17,8 @@ from asyncbuild.build.layers import NewLayer
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.compression import Compression
 from asyncbuild.layers.pack import PackedLayer
+from asyncbuild.layers.snapshot import snapshot
+from asyncbuild.layers.trim import Trim
 from asyncbuild.report.events import LayerPacked, Step
 
 OnProgress = Callable[[int], None]
@@ -25,17 +27,18 @@ Work = Callable[[Path, OnProgress], Awaitable[PackedLayer]]
 
 
 class Packer:
-    """Makes layers of what steps changed; all of them with one compression."""
+    """Makes layers of what steps changed; all of them with one compression, and trimmed alike."""
 
-    def __init__(self, job: Job, compression: Compression) -> None:
+    def __init__(self, job: Job, compression: Compression, trim: Trim | None = None) -> None:
         self._job = job
         self._compression = compression
+        self._trim = trim or Trim()
 
     def changes(self, step: Step, changes: ChangeSet) -> NewLayer:
         """The layer of a change set."""
 
         async def work(path: Path, on_progress: OnProgress) -> PackedLayer:
-            return await self._job.workers.pack(changes, path, self._compression, on_progress)
+            return await self._pack_changes(changes, path, on_progress)
 
         return self._begin(step, work)
 
@@ -43,10 +46,22 @@ class Packer:
         """The layer of an overlay's upper directory; ``lowers`` are what it lay upon, topmost first."""
 
         async def work(path: Path, on_progress: OnProgress) -> PackedLayer:
-            workers = self._job.workers
-            return await workers.pack_upper(upper, lowers, path, self._compression, on_progress)
+            ignored = tuple(self._trim.ignored)
+            if self._trim.newest is not None:
+                below = [str(lower) for lower in lowers]
+                changes = await trio.to_thread.run_sync(snapshot, str(upper), below, ignored)
+                return await self._pack_changes(changes, path, on_progress)
+            return await self._job.workers.pack_upper(
+                upper, lowers, path, self._compression, on_progress, exclude=ignored
+            )
 
         return self._begin(step, work)
+
+    async def _pack_changes(
+        self, changes: ChangeSet, path: Path, on_progress: OnProgress
+    ) -> PackedLayer:
+        trimmed = self._trim(changes)
+        return await self._job.workers.pack(trimmed, path, self._compression, on_progress)
 
     def _begin(self, step: Step, work: Work) -> NewLayer:
         file = self._job.closed_at_end(GrowingFile(self._job.store.new_blob()))

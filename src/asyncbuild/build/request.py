@@ -46,7 +46,8 @@ class BuildRequest:
     environment by the caller, and left out if it is not there. ``created`` is in seconds since the epoch.
     ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
-    that does not let a tag be moved is no failure.
+    that does not let a tag be moved is no failure. ``squash``: one layer of all steps. ``ignored_paths``
+    are in no layer, and with ``clamp_times`` nothing in one is younger than ``created``.
     """
 
     context: Path | None
@@ -70,6 +71,9 @@ class BuildRequest:
     keep_immutable_tags: bool = False
     stdout: int = 1
     use_cache: bool = True
+    squash: bool = False
+    ignored_paths: tuple[str, ...] = ()
+    clamp_times: bool = False
     no_cache_filter: frozenset[str] = frozenset()
     cache_from: tuple[CachePlace, ...] = ()
     cache_to: tuple[CachePlace, ...] = ()

@@ -35,6 +35,7 @@ from asyncbuild.dockerfile.instructions import Copy
 from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.changeset import ChangeSet
+from asyncbuild.layers.trim import Trim
 from asyncbuild.plan.nouns import ImageRef, Need, Plan, PlanStage, StageRef
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import Event, Outcome
@@ -63,7 +64,9 @@ class Session:
         self.request = request
         self.plan = plan
         self.supply = Supply(job, keep_blobs=bool(request.outputs) or _leaves_home(request, plan))
-        self.packer = Packer(job, request.compression)
+        newest = request.created if request.clamp_times else None
+        trim = Trim.of(request.ignored_paths, newest)
+        self.packer = Packer(job, request.compression, trim)
         self.destinations = _destinations(job, self.supply, request.destinations)
         self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
         self.context: Future[DirectoryContext] = job.ledger.spawn(
@@ -152,7 +155,7 @@ class Session:
 
     def publishes(self, index: int) -> bool:
         """Whether the layers of stage ``index`` are layers of the image."""
-        return index in self._published
+        return index in self._published and not self.request.squash
 
     def looks_inside(self, outline: StageOutline) -> bool:
         """Whether something will want to see the files of the base of this stage."""

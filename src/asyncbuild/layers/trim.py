@@ -1,0 +1,48 @@
+"""What a layer leaves out or rounds down of the changes that it holds. Pure.
+
+1. ``ignored`` paths and everything below them are in no layer (kaniko's ``--ignore-path``); later steps of
+   the build still see them.
+2. Nothing is younger than ``newest`` (BuildKit's ``rewrite-timestamp``): equal content packs to equal bytes
+   whenever it was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Self
+
+from asyncbuild.layers.changeset import ChangeSet, Entry
+from asyncbuild.layers.paths import ancestors, clean
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """``newest`` is in nanoseconds since the epoch, None for no limit; ``ignored`` are clean paths."""
+
+    newest: int | None = None
+    ignored: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, ignored: Iterable[str], newest: int | None) -> Self:
+        """From paths as people write them, absolute or not, and a time in seconds."""
+        paths = frozenset(clean(path) for path in ignored) - {""}
+        return cls(None if newest is None else newest * 10**9, paths)
+
+    def __call__(self, changes: ChangeSet) -> ChangeSet:
+        """``changes`` without what is ignored, and not younger than allowed."""
+        if self.newest is None and not self.ignored:
+            return changes
+        return ChangeSet(
+            tuple(self._clamped(item) for item in changes.additions if self._keeps(item.path)),
+            tuple(path for path in changes.deletions if self._keeps(path)),
+            tuple(path for path in changes.opaque if self._keeps(path)),
+        )
+
+    def _keeps(self, path: str) -> bool:
+        return not self.ignored or self.ignored.isdisjoint((path, *ancestors(path)))
+
+    def _clamped(self, entry: Entry) -> Entry:
+        if self.newest is None or entry.mtime_ns <= self.newest:
+            return entry
+        return replace(entry, mtime_ns=self.newest)
