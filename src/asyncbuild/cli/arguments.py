@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from asyncbuild.cli.cache_options import add_cache_options
+
 _BUILD_EXAMPLE = """\
 example:
   asyncbuild build -t registry.example.com/team/app:1.2 .
@@ -13,6 +15,17 @@ example:
 _PLAN_EXAMPLE = """\
 example:
   asyncbuild plan --target web .
+"""
+
+_CHECK_EXAMPLE = """\
+example:
+  asyncbuild check .
+  asyncbuild check --advice --format sarif . > checks.sarif
+"""
+_PIN_EXAMPLE = """\
+example:
+  asyncbuild pin
+  asyncbuild pin --update deploy/Dockerfile
 """
 
 
@@ -27,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _build(commands)
     _plan(commands)
+    _check(commands)
+    _pin(commands)
     return top
 
 
@@ -68,7 +83,8 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
     add("--progress", default="auto", metavar="MODE", help="auto, plain, tty, quiet or rawjson")
     add("--trace", metavar="FILE", help="write a timeline in Chrome's trace format")
-    add("--no-cache", action="store_true", help="accepted: nothing is cached yet")
+    _call_arguments(build)
+    add_cache_options(build.add_argument_group("cache"))
     add("--pull", action="store_true", help="accepted: tags are always resolved anew")
 
 
@@ -82,6 +98,57 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         allow_abbrev=False,
     )
     _dockerfile_arguments(plan)
+
+
+def _call_arguments(build: argparse.ArgumentParser) -> None:
+    """Questions instead of a build."""
+    add = build.add_argument
+    add("--check", dest="call", action="store_const", const="check", help="report build checks only")
+    add("--call", metavar="WHAT", help=argparse.SUPPRESS)
+
+
+def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser(
+        "check",
+        help="look for mistakes in a Dockerfile",
+        description="Report what the build checks find. Nothing is fetched and nothing executed.",
+        epilog=_CHECK_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _dockerfile_arguments(check)
+    add = check.add_argument
+    add("--format", choices=("text", "json", "sarif"), default="text", help="of the report")
+    add("--advice", action="store_true", help="also report what is optional: size, cache, pinning")
+
+
+def _pin(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pin = commands.add_parser(
+        "pin",
+        help="write the digests of images into a Dockerfile",
+        description="Add the digest to every image that FILE names; nothing else in it changes.",
+        epilog=_PIN_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = pin.add_argument
+    add("file", metavar="FILE", nargs="?", default="Dockerfile", help="default: Dockerfile")
+    add("--update", action="store_true", help="also move images on that have tag and digest")
+    add("--check", action="store_true", help="write nothing; exit code 1 if something would change")
+    registry_arguments(pin)
+
+
+def registry_arguments(command: argparse.ArgumentParser) -> None:
+    """How registries are spoken to, for commands that do not build."""
+    add = command.add_argument
+    add(
+        "--insecure",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="registry with plain http or an unknown certificate (repeatable)",
+    )
+    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
 
 
 def _dockerfile_arguments(command: argparse.ArgumentParser) -> None:

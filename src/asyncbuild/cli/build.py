@@ -16,6 +16,7 @@ import trio
 from asyncbuild.build.builder import build_image
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.request import BuildRequest, BuildResult
+from asyncbuild.cli.cache_options import read_cache_options
 from asyncbuild.cli.inputs import pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
 from asyncbuild.errors import UsageError
@@ -44,7 +45,13 @@ _TICK_SECONDS = 0.1
 
 
 def build(options: argparse.Namespace) -> int:
-    """Build, push, write files, print the digest."""
+    """Build, push, write files, print the digest; or answer a question about the build (``--call``)."""
+    if options.call:
+        from asyncbuild.cli.call import Call, answer  # noqa: PLC0415 - rarely needed
+
+        call = Call.parse(options.call)
+        if call is not None:
+            return answer(call, read_inputs(options), options)
     request = _request(options)
     settings = _registry_settings(options, request, os.environ)
     record = BuildRecord()
@@ -95,7 +102,13 @@ def _request(options: argparse.Namespace) -> BuildRequest:
         for item in outputs
         if item.kind is not OutputKind.IMAGE
     )
+    cache = read_cache_options(options, os.environ)
     return BuildRequest(
+        use_cache=cache.use,
+        no_cache_filter=cache.filtered,
+        cache_from=cache.sources,
+        cache_to=cache.targets,
+        cache_ttl=cache.ttl,
         context=inputs.context,
         dockerfile=inputs.dockerfile,
         dockerfile_path=inputs.dockerfile_path,

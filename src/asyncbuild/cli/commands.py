@@ -37,6 +37,14 @@ def _command(name: str) -> Callable[..., int]:
         from asyncbuild.cli.plan import plan  # noqa: PLC0415
 
         return plan
+    if name == "check":
+        from asyncbuild.cli.check import check  # noqa: PLC0415
+
+        return check
+    if name == "pin":
+        from asyncbuild.cli.pin import pin  # noqa: PLC0415
+
+        return pin
     from asyncbuild.cli.build import build  # noqa: PLC0415
 
     return build

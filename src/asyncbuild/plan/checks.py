@@ -23,6 +23,7 @@ from asyncbuild.dockerfile.lint_rules import RULES
 from asyncbuild.dockerfile.source import Notice, Problem
 from asyncbuild.dockerfile.suggest import nearest
 from asyncbuild.errors import DockerfileError, UsageError
+from asyncbuild.image.config import ImageConfig
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.plan.globals import PLATFORM_ARGUMENTS, is_predefined, resolve_globals
@@ -38,6 +39,11 @@ class BaseFacts:
     environment: Mapping[str, str]
     shell: bool
     platform: Platform
+
+    @classmethod
+    def of(cls, config: ImageConfig) -> BaseFacts:
+        """What an image's configuration says."""
+        return cls(config.runtime.environment, bool(config.runtime.shell), config.platform)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,86 @@
+"""What commands that do not build ask registries: an image's configuration, or its digest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import trio
+
+from asyncbuild.build.outcome import one_error
+from asyncbuild.cli.inputs import pairs
+from asyncbuild.errors import ImageNotFound, RemoteProtocolError
+from asyncbuild.image.config import ImageConfig, InvalidConfig
+from asyncbuild.image.digest import Digest
+from asyncbuild.image.manifest import Index
+from asyncbuild.image.reference import Reference
+from asyncbuild.plan.nouns import ImageRef
+from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
+from asyncbuild.registry.registries import Registries, RegistrySettings
+from asyncbuild.registry.transport import HostSettings
+
+
+def registry_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> RegistrySettings:
+    """Logins as docker has them, and what ``--insecure`` and ``--registry-ca`` say."""
+    hosts = {host: HostSettings(insecure=True) for host in options.insecure}
+    for host, file in pairs(options.registry_ca, "--registry-ca").items():
+        hosts[host] = replace(hosts.get(host, HostSettings()), ca_file=file)
+    keychain = DockerKeychain(load_docker_configs(environ, os.path.expanduser("~")), environ)
+    return RegistrySettings(keychain=keychain, hosts=hosts, environ=environ)
+
+
+async def base_configs(
+    images: Iterable[ImageRef], settings: RegistrySettings
+) -> dict[ImageRef, ImageConfig]:
+    """The configuration of each image, all asked for at once. Raises RegistryError."""
+    found: dict[ImageRef, ImageConfig] = {}
+
+    async def ask(registries: Registries, image: ImageRef) -> None:
+        found[image] = await _config(registries, image)
+
+    with one_error():
+        async with Registries(settings) as registries, trio.open_nursery() as nursery:
+            for image in images:
+                nursery.start_soon(ask, registries, image)
+    return found
+
+
+async def image_digests(
+    references: Iterable[Reference], settings: RegistrySettings
+) -> dict[Reference, Digest]:
+    """The digest that each reference has now, all asked for at once; an index has one for all platforms.
+
+    Raises RegistryError.
+    """
+    found: dict[Reference, Digest] = {}
+
+    async def ask(registries: Registries, reference: Reference) -> None:
+        client = registries.client(reference.registry)
+        fetched = await client.get_manifest(reference.repository, reference.tag or "latest")
+        found[reference] = fetched.digest
+
+    with one_error():
+        async with Registries(settings) as registries, trio.open_nursery() as nursery:
+            for reference in dict.fromkeys(references):
+                nursery.start_soon(ask, registries, reference)
+    return found
+
+
+async def _config(registries: Registries, image: ImageRef) -> ImageConfig:
+    reference = image.reference
+    client = registries.client(reference.registry)
+    manifest = (await client.resolve(reference)).manifest
+    if isinstance(manifest, Index):
+        entry = manifest.choose(image.platform)
+        if entry is None:
+            raise ImageNotFound(f"{reference} has no image for {image.platform}")
+        manifest = (await client.get_manifest(reference.repository, entry.digest)).manifest
+    if isinstance(manifest, Index):
+        raise RemoteProtocolError(f"{reference}: an index inside an index")
+    raw = await client.get_blob(reference.repository, manifest.config)
+    try:
+        return ImageConfig.parse(raw)
+    except InvalidConfig as error:
+        raise RemoteProtocolError(f"{reference}: its configuration: {error}") from None
