@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbuild.errors import IsolationError
-from asyncbuild.rootfs.sandbox import BindMount, RunFile
+from asyncbuild.rootfs.runspec import RunFile
 from support.roots import Roots
 
 pytestmark = pytest.mark.integration
@@ -123,46 +122,3 @@ def test_a_file_stays_in_its_directory(roots: Roots, name: str) -> None:
     """A heredoc's name cannot lead out of /dev/pipes."""
     with pytest.raises(ValueError, match="cannot be the name"):
         roots.spec("true", files=(RunFile(name, 0o644, b""),))
-
-
-def test_bind_mounts(roots: Roots) -> None:
-    """Files and directories of this machine are shown, at places that the image need not have."""
-    outside = roots.layer("outside")
-    (outside / "inner").write_text("inner")
-    mounts = (
-        BindMount(outside, "/made/for/this"),
-        BindMount(outside / "inner", "/run/secrets/file", read_only=True),
-        BindMount(outside, "/dev/place/here", read_only=True),
-    )
-    script = """
-        cat /made/for/this/inner /run/secrets/file /dev/place/here/inner
-        echo x > /run/secrets/file; echo x > /dev/place/here/new; echo out > /made/for/this/new
-    """
-    ran = roots.shell(script, mounts=mounts)
-    assert (ran.stdout, ran.changes) == ("innerinnerinner", {})
-    assert ran.stderr.count("Read-only file system") == 2
-    assert sorted(os.listdir(outside)) == ["inner", "new"]
-
-
-def test_bind_mount_through_a_link_of_the_image(roots: Roots) -> None:
-    """A target below a link is where the image's link leads, within the root."""
-    base = roots.layer("base")
-    (base / "real").mkdir()
-    (base / "link").symlink_to("/../real")
-    mounts = (BindMount(base, "/link/here"),)
-    ran = roots.shell("ls /real/here", above=(base,), mounts=mounts)
-    assert (ran.stdout, ran.changes) == ("link\nreal\n", {})
-
-
-def test_bind_mount_without_a_place(roots: Roots) -> None:
-    """A target below a file is refused by name."""
-    mounts = (BindMount(roots.busybox, "/bin/busybox/here"),)
-    with pytest.raises(IsolationError, match=r"Not a directory: /bin/busybox/here"):
-        roots.shell("true", mounts=mounts)
-
-
-@pytest.mark.parametrize("target", ["relative", "/a/../../b"])
-def test_bind_mount_targets_are_absolute(roots: Roots, target: str) -> None:
-    """A target is an absolute path without ``..``."""
-    with pytest.raises(ValueError, match="cannot be a mount's target"):
-        roots.spec("true", mounts=(BindMount(roots.busybox, target),))

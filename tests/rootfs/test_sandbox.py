@@ -16,6 +16,7 @@ import trio
 
 from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs import sandbox
+from asyncbuild.rootfs.runspec import Ulimit
 from asyncbuild.rootfs.sandbox import run_sandboxed, start_helper
 from support.roots import Roots, descendants, run_to_end
 
@@ -126,6 +127,40 @@ def test_capabilities_are_dockers(roots: Roots) -> None:
     nothing, default = "0" * 16, "00000000a80425fb"
     assert caps == {"CapInh": nothing, "CapPrm": default, "CapEff": default, "CapBnd": default,
                     "CapAmb": nothing}  # fmt: skip
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_privileged_run_has_every_capability(roots: Roots, uid: int) -> None:
+    """--security=insecure, as BuildKit's: all that the builder has, ambient too, whoever the user is."""
+    mine = Path("/proc/self/status").read_text()
+    permitted = next(line for line in mine.splitlines() if line.startswith("CapPrm"))
+    ran = roots.shell("grep Cap /proc/self/status", uid=uid, privileged=True)
+    assert {line.split(":\t")[1] for line in ran.stdout.splitlines()} == {permitted.split(":\t")[1]}
+
+
+def test_a_privileged_run_has_devices_and_nothing_masked(roots: Roots) -> None:
+    """Loop devices can be opened, /proc and /sys written, cgroups seen."""
+    script = """
+        head -c 0 /dev/loop-control; ls -d /dev/fuse /dev/kvm /dev/net/tun /dev/loop0
+        mknod /null c 1 3; echo > /null; grep -c ' /proc/[a-z]' /proc/mounts; ls -d /sys/fs/cgroup/*
+        grep ' /sys ' /proc/mounts | cut -d ' ' -f 4 | cut -c 1-2
+    """
+    ran = roots.shell(script, privileged=True)
+    assert ran.stdout.startswith(
+        "/dev/fuse\n/dev/kvm\n/dev/loop0\n/dev/net/tun\n0\n/sys/fs/cgroup/"
+    )
+    assert ran.stdout.endswith("\nrw\n")
+    assert "/null" not in ran.stderr
+
+
+def test_limits(roots: Roots) -> None:
+    """Resource limits, soft and hard, and the size of /dev/shm."""
+    limits = (Ulimit("nofile", 77, 100_000), Ulimit("core", 0, 0), Ulimit("memlock", -1, -1))
+    script = "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -l; grep /dev/shm /proc/mounts"
+    ran = roots.shell(script, ulimits=limits, shm_size=1 << 20)
+    words = ran.stdout.split()
+    assert words[:4] == ["77", "100000", "0", "unlimited"]
+    assert "size=1024k" in ran.stdout
 
 
 def test_what_package_managers_do(roots: Roots) -> None:
@@ -391,7 +426,8 @@ def test_cancellation_at_every_step(roots: Roots) -> None:
 BUILDER = """
 import sys, trio
 from pathlib import Path
-from asyncbuild.rootfs.sandbox import RunSpec, run_sandboxed
+from asyncbuild.rootfs.runspec import RunSpec
+from asyncbuild.rootfs.sandbox import run_sandboxed
 base, script = sys.argv[1:]
 run = Path(base, "killed")
 for name in ("upper", "work"):

@@ -116,7 +116,14 @@ def test_owner(text: str, expected: tuple[int, int] | None) -> None:
 
 @pytest.mark.parametrize(
     ("text", "needed"),
-    [("", False), ("0", False), ("1:2", False), ("root:0", False), ("app", True), ("1:users", True)],
+    [
+        ("", False),
+        ("0", False),
+        ("1:2", False),
+        ("root:0", False),
+        ("app", True),
+        ("1:users", True),
+    ],
 )
 def test_owner_needs_names(text: str, *, needed: bool) -> None:
     """Numbers and root are known without looking into the image."""

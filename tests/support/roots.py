@@ -12,7 +12,8 @@ from typing import Any
 
 import trio
 
-from asyncbuild.rootfs.sandbox import RunSpec, run_sandboxed
+from asyncbuild.rootfs.runspec import RunSpec
+from asyncbuild.rootfs.sandbox import run_sandboxed
 
 _APPLETS = """
 sh cat chgrp chmod chown chroot cp cut dd env false find grep head hostname id ifconfig ln ls mkdir mkfifo

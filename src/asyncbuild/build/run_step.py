@@ -16,7 +16,8 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.errors import RunFailed
 from asyncbuild.report import events
-from asyncbuild.rootfs.sandbox import RunFile, RunSpec, run_sandboxed
+from asyncbuild.rootfs.runspec import RunFile, RunSpec
+from asyncbuild.rootfs.sandbox import run_sandboxed
 from asyncbuild.rootfs.users import Identity, command_environment, resolve_user
 from asyncbuild.rootfs.view import DirectoryTree, View
 

@@ -4,9 +4,13 @@ Runs in the sandbox's own process, like `asyncbuild.rootfs.overlay`, in the stag
 masked and read-only paths is that of containerd's default specification (``pkg/oci/spec.go`` and
 ``mounts.go``), as BuildKit uses it: no tmpfs on /run, and /etc/hosts and /etc/resolv.conf read-only.
 
+A privileged RUN (``--security=insecure``) finds what BuildKit gives it (``util/entitlements/security``):
+nothing is masked, /sys can be written, and there are the machine's loop, fuse, kvm and tun devices.
+
 Two differences. There is no device cgroup here, so device nodes are kept shut by the mounts: the root
 and /dev are mounted ``nodev`` (a RUN may make any node, and can open none), and the six devices that it
-may use are bound one by one from the stage, out of its reach. And /sys/fs/cgroup is not mounted.
+may use are bound one by one from the stage, out of its reach. And /sys/fs/cgroup is not mounted,
+except for a privileged RUN, which sees this machine's.
 """
 
 from __future__ import annotations
@@ -36,6 +40,16 @@ _DEVICES = (
     (b"urandom", 1, 9),
     (b"tty", 5, 0),
 )
+_PRIVILEGED_DEVICES = (
+    (b"kmsg", 1, 11),
+    (b"cuse", 10, 203),
+    (b"fuse", 10, 229),
+    (b"kvm", 10, 232),
+    (b"net/tun", 10, 200),
+    (b"loop-control", 10, 237),
+)
+_LOOPS = 16
+_CGROUPS = b"/sys/fs/cgroup"
 _LINKS = (
     (b"/proc/self/fd", b"fd"),
     (b"/proc/self/fd/0", b"stdin"),
@@ -76,28 +90,47 @@ def mount_proc_and_sys() -> None:
             syscalls.bind(path, path, _SAFE | MS_RDONLY)
 
 
+def mount_all_of_proc_and_sys() -> None:
+    """/proc and /sys for a privileged RUN."""
+    mount(b"proc", _inside(b"proc"), b"proc", _SAFE)
+    mount(b"sysfs", _inside(b"sys"), b"sysfs", _SAFE)
+    if os.path.isdir(_CGROUPS):
+        syscalls.bind(_CGROUPS, _inside(_CGROUPS.strip(b"/")), 0)
+
+
 def make_devices() -> None:
     """The device nodes, in the stage; before `mount_proc_and_sys`, which masks files by ``null``."""
     for name, major, minor in _DEVICES:
         os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
 
 
-def mount_dev() -> None:
-    """A /dev of our own."""
-    flags = MS_NOSUID | MS_NODEV
+def mount_dev(shm_size: int, *, privileged: bool) -> None:
+    """A /dev of our own; ``shm_size`` in bytes."""
+    flags = MS_NOSUID | (0 if privileged else MS_NODEV)
     mount(b"dev", _inside(b"dev"), b"tmpfs", flags | MS_STRICTATIME, b"mode=755,size=65536k")
     for name, _, _ in _DEVICES:
         path = _inside(b"dev", name)
         _touch(path)
         syscalls.bind(name, path, 0)
+    if privileged:
+        _make_privileged_devices()
     for target, name in _LINKS:
         os.symlink(target, _inside(b"dev", name))
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(_inside(b"dev", name), 0o755)
     options = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
     mount(b"devpts", _inside(b"dev/pts"), b"devpts", MS_NOSUID | MS_NOEXEC, options)
-    mount(b"shm", _inside(b"dev/shm"), b"tmpfs", _SAFE, b"mode=1777,size=65536k")
+    mount(b"shm", _inside(b"dev/shm"), b"tmpfs", _SAFE, b"mode=1777,size=%d" % shm_size)
     mount(b"mqueue", _inside(b"dev/mqueue"), b"mqueue", _SAFE)
+
+
+def _make_privileged_devices() -> None:
+    os.mkdir(_inside(b"dev/net"), 0o755)
+    for name, major, minor in _PRIVILEGED_DEVICES:
+        os.mknod(_inside(b"dev", name), stat.S_IFCHR | 0o666, os.makedev(major, minor))
+    for number in range(_LOOPS):
+        path = _inside(b"dev/loop%d" % number)
+        os.mknod(path, stat.S_IFBLK | 0o660, os.makedev(7, number))
 
 
 def write_file(path: bytes, mode: int, data: bytes) -> None:
@@ -115,18 +148,6 @@ def show_file(name: bytes, data: bytes, path: bytes) -> None:
         file.write(data)
         os.fchmod(file.fileno(), 0o644)
     syscalls.bind(name, _inside(path), _SAFE | MS_RDONLY)
-
-
-def bind_into(source: bytes, path: bytes, *, read_only: bool) -> None:
-    """Show ``source``, a path of this machine, at ``path`` in the root or in /dev."""
-    target = _inside(path)
-    if path.startswith(b"dev/"):
-        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-        if os.path.isdir(source):
-            os.makedirs(target, 0o755, exist_ok=True)
-        else:
-            _touch(target)
-    syscalls.bind(source, target, MS_NODEV | (MS_RDONLY if read_only else 0))
 
 
 def _inside(*names: bytes) -> bytes:

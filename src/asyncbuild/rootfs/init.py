@@ -35,6 +35,7 @@ import select
 import sys
 
 from asyncbuild.rootfs import furniture, overlay, syscalls
+from asyncbuild.rootfs.mounts import MountFailed, MountOrder, Mounts
 
 Verdict = tuple[str | int, ...]
 
@@ -47,8 +48,9 @@ SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP."""
 
 
 class Orders:
-    """What to run and where, as it travels to the helper; `asyncbuild.rootfs.sandbox.RunSpec` is the
-    face of this. ``files`` are (path in /dev, mode, bytes), ``mounts`` (source, target, read-only).
+    """What to run and where, as it travels to the helper; `asyncbuild.rootfs.runspec.RunSpec` is the
+    face of this. ``files`` are (path in /dev, mode, bytes), ``mounts`` the fields of each `MountOrder`,
+    ``limits`` (resource, soft, hard) of setrlimit, ``filter`` a program for seccomp (empty: none).
     """
 
     argv: list[bytes]
@@ -65,7 +67,11 @@ class Orders:
     resolv_conf: bytes
     network: bool
     files: list[tuple[bytes, int, bytes]]
-    mounts: list[tuple[bytes, bytes, bool]]
+    mounts: list[dict[str, object]]
+    privileged: bool
+    filter: bytes
+    shm_size: int
+    limits: list[tuple[int, int, int]]
 
     def encode(self) -> bytes:
         """The message that carries these orders."""
@@ -151,6 +157,12 @@ def _tell(control: int, verdict: Verdict) -> None:
         pass  # the builder is gone: nobody wants to know
 
 
+def _about(error: OSError) -> str:
+    """What the system's answer is about, if it is a name that a person can know."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    return "" if name.startswith("/proc/self/") else name
+
+
 class _StepFailed(Exception):
     """A step of making the sandbox failed; it has a name and the system's answer."""
 
@@ -192,6 +204,9 @@ def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
         code = _reap(command)
     except _StepFailed as failure:
         _tell(control, failure.verdict)
+    except MountFailed as failure:
+        number, target = failure.error.errno or 0, os.fsdecode(failure.target)
+        _tell(control, ("refused", target, number, _about(failure.error)))
     except BaseException as error:  # noqa: BLE001 - the builder shows it; there is no one else
         _tell(control, ("failed", "making the sandbox", 0, repr(error)))
     finally:
@@ -227,27 +242,34 @@ def _make_sandbox(orders: Orders) -> None:
     with _Step("mounting the root"):
         overlay.open_stage(orders.work)
         root = overlay.Overlay(orders.lower_directories, orders.upper, orders.work)
-        files, binds = _place(orders, root)
-        root.mount()
+    mounts = Mounts([MountOrder(fields) for fields in orders.mounts], devices=orders.privileged)
+    with _Step("mounting the root"):
+        files = _place(orders, root)
+        mounts.place(root)
+        root.mount(0 if orders.privileged else syscalls.MS_NODEV)
     with _Step("mounting /proc, /sys and /dev"):
-        furniture.make_devices()
-        furniture.mount_proc_and_sys()
-        furniture.mount_dev()
-    with _Step("showing files and mounts"):
+        _furnish(orders)
+    with _Step("showing files"):
         for path, mode, data in orders.files:
             furniture.write_file(path, mode, data)
         for name, data, path in files:
             furniture.show_file(name, data, path)
-        for source, path, read_only in binds:
-            furniture.bind_into(source, path, read_only=read_only)
+    mounts.attach()
     with _Step("entering the root"):
         _enter_root()
 
 
-def _place(
-    orders: Orders, root: overlay.Overlay
-) -> tuple[list[tuple[bytes, bytes, bytes]], list[tuple[bytes, bytes, bool]]]:
-    """Find or make every mount point: the files (name, bytes, path) and binds for the mounted root."""
+def _furnish(orders: Orders) -> None:
+    furniture.make_devices()
+    if orders.privileged:
+        furniture.mount_all_of_proc_and_sys()
+    else:
+        furniture.mount_proc_and_sys()
+    furniture.mount_dev(orders.shm_size, privileged=orders.privileged)
+
+
+def _place(orders: Orders, root: overlay.Overlay) -> list[tuple[bytes, bytes, bytes]]:
+    """Find or make the mount points that every RUN has; the network's two files (name, bytes, path)."""
     for directory in furniture.SYSTEM_DIRECTORIES:
         root.place(directory, directory=True)
     files = []
@@ -255,16 +277,7 @@ def _place(
         path = root.place(b"etc/" + name, directory=False)
         if path is not None:  # an image whose /etc is no directory gets neither
             files.append((name, data, path))
-    binds = []
-    for source, target, read_only in sorted(orders.mounts, key=lambda bind: bind[1]):
-        path = target.strip(b"/")
-        if not path.startswith(b"dev/"):
-            placed = root.place(path, directory=os.path.isdir(source))
-            if placed is None:
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
-            path = placed
-        binds.append((source, path, read_only))
-    return files, binds
+    return files
 
 
 def _enter_root() -> None:
@@ -286,11 +299,21 @@ def _become_command(orders: Orders) -> None:
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         for stream in (1, 2):  # or a user could not open /dev/stdout (as runc does)
             os.fchown(stream, orders.uid, -1)
+    with _Step("setting resource limits"):
+        for resource, soft, hard in orders.limits:
+            syscalls.set_limit(resource, soft, hard)
     with _Step("setting user, groups and capabilities"):
-        syscalls.limit_capabilities(DEFAULT_CAPABILITIES)
+        if orders.privileged:
+            syscalls.keep_all_capabilities()
+        else:
+            syscalls.limit_capabilities(DEFAULT_CAPABILITIES)
         os.setgroups(orders.groups)
         os.setresgid(orders.gid, orders.gid, orders.gid)
+        if orders.filter:
+            syscalls.filter_system_calls(orders.filter)
         os.setresuid(orders.uid, orders.uid, orders.uid)
+        if orders.privileged:
+            syscalls.raise_all_capabilities()
     os.umask(0o022)
     syscalls.default_signals()
     _exec(orders)

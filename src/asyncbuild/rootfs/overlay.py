@@ -76,26 +76,30 @@ class Overlay:
             syscalls.mount(b"overlay", seen, b"overlay", syscalls.MS_RDONLY, options)
         return os.open(seen, os.O_PATH | os.O_DIRECTORY)
 
-    def place(self, target: bytes, *, directory: bool) -> bytes | None:
+    def place(self, target: bytes, *, directory: bool, follow: bool = False) -> bytes | None:
         """Make sure that there is a directory, or else a file, at ``target`` to mount upon.
 
         Answers the path to mount at: relative to the root, its parents free of links. None if the
-        image has no place for it (a parent is a file, or a link to nowhere).
+        image has no place for it (a parent is a file, or a link to nowhere). A link at the target
+        itself is covered, or with ``follow`` followed, unless it leads nowhere.
         """
-        parent, name = os.path.split(target.strip(b"/"))
-        found = self._nearest(parent)
-        if found is None:
+        path = self._nearest(target.strip(b"/"), os.O_PATH) if follow else None
+        if path == b"":
             return None
-        path = os.path.join(found, name)
+        if path is None:
+            parent, name = os.path.split(target.strip(b"/"))
+            found = self._nearest(parent)
+            if found is None:
+                return None
+            path = os.path.join(found, name)
         kind = self._kind(path)
         if kind is None or not (stat.S_ISDIR if directory else stat.S_ISREG)(kind):
             self._add(path, directory=directory)
         return path
 
-    def _nearest(self, path: bytes) -> bytes | None:
+    def _nearest(self, path: bytes, flags: int = os.O_PATH | os.O_DIRECTORY) -> bytes | None:
         """``path`` with its links resolved inside the root; what is missing of it stays as it is."""
         missing: list[bytes] = []
-        flags = os.O_PATH | os.O_DIRECTORY
         while True:
             try:
                 handle = syscalls.open_in_root(self._probe, path or b".", flags)
@@ -103,6 +107,7 @@ class Overlay:
             except FileNotFoundError:
                 path, name = os.path.split(path)
                 missing.insert(0, name)
+                flags = os.O_PATH | os.O_DIRECTORY
             except OSError as error:
                 if error.errno in (errno.ENOTDIR, errno.ELOOP):
                     return None
@@ -115,6 +120,10 @@ class Overlay:
         if missing and self._kind(os.path.join(real, missing[0])) is not None:
             return None  # it is there and leads nowhere
         return os.path.join(real, *missing)
+
+    def has(self, path: bytes) -> bool:
+        """Whether the image has something at ``path``; before the root is mounted."""
+        return self._kind(path) is not None
 
     def _kind(self, path: bytes) -> int | None:
         """The mode of what the image has at ``path``, links not followed; None for nothing."""
@@ -138,7 +147,7 @@ class Overlay:
             os.mkdir(os.path.join(self._stub, path), 0o755)
             self._stubbed.append(path)
 
-    def mount(self) -> None:
+    def mount(self, flags: int = syscalls.MS_NODEV) -> None:
         """Mount the root, writable, at `ROOT`."""
         for path in reversed(self._stubbed):  # children first: adding one changes its parent's time
             kind = self._kind(path)
@@ -149,14 +158,18 @@ class Overlay:
         os.close(self._probe)
         stub = [b"s"] if os.listdir(self._stub) or not self._lower else []
         options = _OPTIONS + b":".join(stub + self._lower)
-        syscalls.mount(b"overlay", ROOT, b"overlay", syscalls.MS_NODEV, options)
+        syscalls.mount(b"overlay", ROOT, b"overlay", flags, options)
 
     def _copy_attributes(self, path: bytes, target: bytes) -> None:
-        source = os.path.join(b"/proc/self/fd/%d" % self._probe, path)
-        status = os.stat(source)
-        os.chown(target, status.st_uid, status.st_gid)
-        os.chmod(target, stat.S_IMODE(status.st_mode))
-        for name in os.listxattr(source):
-            if not name.startswith("trusted.overlay."):
-                os.setxattr(target, name, os.getxattr(source, name))
-        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+        copy_attributes(os.path.join(b"/proc/self/fd/%d" % self._probe, path), target)
+
+
+def copy_attributes(source: bytes, target: bytes) -> None:
+    """Give the directory ``target`` owner, mode, extended attributes and times of ``source``."""
+    status = os.stat(source)
+    os.chown(target, status.st_uid, status.st_gid)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(source):
+        if not name.startswith("trusted.overlay."):
+            os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

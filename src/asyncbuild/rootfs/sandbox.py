@@ -7,31 +7,37 @@ relays the output and makes sure that it is gone.
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import posixpath
 import socket
+import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import trio
 
-from asyncbuild.errors import IsolationError
+from asyncbuild.errors import DockerfileError, IsolationError
 from asyncbuild.rootfs import init
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
+from asyncbuild.rootfs.runspec import (
+    BindMount,
+    DeviceNode,
+    Mount,
+    RunSpec,
+    SecretFile,
+    TmpfsMount,
+    TreeMount,
+    hosts_file,
+)
+from asyncbuild.rootfs.seccomp import system_call_filter
 
-Stream = Literal["stdout", "stderr"]
-OnOutput = Callable[[Stream, bytes], None]
-
-DEFAULT_HOSTNAME = "buildkitsandbox"
-"""BuildKit's: a RUN that writes its host's name into a file gives the same file here."""
-
-FILES_DIRECTORY = "/dev/pipes"
-"""Where the files of a RunSpec stand: heredocs that are run as scripts, as BuildKit has them."""
+Stream: TypeAlias = Literal["stdout", "stderr"]
+OnOutput: TypeAlias = Callable[[Stream, bytes], None]
 
 _DEADLINE = 10.0
 """Seconds that a killed sandbox may take to vanish; the kernel's part is milliseconds."""
@@ -45,87 +51,6 @@ from asyncbuild.rootfs.init import main
 main()
 """
 """Loads the init without the package's public face, which imports what a RUN has no use for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunFile:
-    """A file that only the RUN sees: ``name`` in `FILES_DIRECTORY`, owned by root."""
-
-    name: str
-    mode: int
-    data: bytes
-
-    @property
-    def path(self) -> str:
-        """Where the command finds it."""
-        return f"{FILES_DIRECTORY}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class BindMount:
-    """A file or directory of this machine, shown at the absolute path ``target`` during the RUN.
-
-    Its mount point is never snapshotted. This is what RUN --mount will be made of.
-    """
-
-    source: Path
-    target: str
-    read_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunSpec:
-    """One RUN.
-
-    ``environment`` is exactly what the command gets (PATH and HOME are the caller's to add).
-    ``working_directory`` is made, owned by the user, if it is missing. ``groups`` are the supplementary
-    groups. Paths are absolute. ``lower_directories`` begin with the topmost layer, in overlayfs's format.
-    ``upper`` is an empty directory and gets exactly what the command changes (its own attributes
-    become those of the root). ``work`` is an empty directory on the same file system, which is left
-    full of rubbish: remove it. ``extra_hosts`` are (name, address). ``resolv_conf`` is this machine's
-    if None.
-    """
-
-    argv: tuple[str, ...]
-    upper: Path
-    work: Path
-    lower_directories: tuple[Path, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    working_directory: str = "/"
-    uid: int = 0
-    gid: int = 0
-    groups: tuple[int, ...] = ()
-    hostname: str = DEFAULT_HOSTNAME
-    extra_hosts: tuple[tuple[str, str], ...] = ()
-    resolv_conf: bytes | None = None
-    network: Literal["host", "none"] = "host"
-    files: tuple[RunFile, ...] = ()
-    mounts: tuple[BindMount, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.argv or not self.argv[0]:
-            raise ValueError("a RUN needs a program")
-        for path in (self.upper, self.work, *self.lower_directories):
-            if not path.is_absolute():
-                raise ValueError(f"{path} is not absolute")
-        if not self.working_directory.startswith("/"):
-            raise ValueError(f"the working directory {self.working_directory!r} is not absolute")
-        for file in self.files:
-            if "/" in file.name or file.name in ("", ".", ".."):
-                raise ValueError(f"{file.name!r} cannot be the name of a file")
-        for mount in self.mounts:
-            if not mount.target.startswith("/") or ".." in mount.target.split("/"):
-                raise ValueError(f"{mount.target!r} cannot be a mount's target")
-
-
-def hosts_file(spec: RunSpec) -> bytes:
-    """The /etc/hosts of a RUN, as BuildKit writes it (``executor/oci/hosts.go``)."""
-    lines = [
-        f"127.0.0.1\tlocalhost {spec.hostname}",
-        "::1\tlocalhost ip6-localhost ip6-loopback",
-        *(f"{address}\t{name}" for name, address in spec.extra_hosts),
-    ]
-    return os.fsencode("".join(f"{line}\n" for line in lines))
 
 
 class Helper:
@@ -236,13 +161,27 @@ def _judge(raw: bytes) -> int:
     message = marshal.loads(raw[4:])  # noqa: S302 - from our own child; the first message counts
     if message[0] == "ended":
         return int(message[1])
-    _, step, number, detail = message
+    kind, step, number, detail = message
     reason = ": ".join(filter(None, [os.strerror(number) if number else "", detail]))
+    if kind == "refused":
+        hint = _WHY_NO_MOUNT.get(number)
+        raise DockerfileError(f"--mount: nothing can be shown at {step}: {reason}", hint=hint)
     hint = "RUN needs root with CAP_SYS_ADMIN" if number in _NOT_PERMITTED else None
     raise IsolationError(f"RUN's sandbox: {step} failed: {reason}", hint=hint)
 
 
-_NOT_PERMITTED = (1, 13, 38)  # EPERM, EACCES, ENOSYS
+_NOT_PERMITTED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+_WHY_NO_MOUNT = {
+    errno.EROFS: "its mount point is missing in another mount, which is read-only: give that one rw",
+    errno.ENOTDIR: "one of the two is a directory and the other is not, or a parent of it is a file",
+    errno.ENOENT: "the source does not exist; links in it do not lead out of it",
+}
+
+_LIMIT_NAMES = """
+cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime
+"""
+LIMITS = {name: number for number, name in enumerate(_LIMIT_NAMES.split())}
+"""The numbers of setrlimit's resources on Linux (``asm-generic/resource.h``), by name."""
 
 
 def _orders(spec: RunSpec) -> init.Orders:
@@ -260,10 +199,42 @@ def _orders(spec: RunSpec) -> init.Orders:
     orders.network = spec.network == "host"
     orders.files = [(os.fsencode(file.path), file.mode, file.data) for file in spec.files]
     orders.mounts = [
-        (os.fsencode(mount.source), os.fsencode(posixpath.normpath(mount.target)), mount.read_only)
+        {"target": os.fsencode(posixpath.normpath(mount.target)), **_mount_order(mount)}
         for mount in spec.mounts
     ]
+    orders.privileged, orders.shm_size = spec.privileged, spec.shm_size
+    orders.filter = b"" if spec.privileged else system_call_filter()
+    orders.limits = [(LIMITS[item.name], item.soft, item.hard) for item in spec.ulimits]
     return orders
+
+
+def _mount_order(mount: Mount) -> dict[str, object]:
+    """The fields of the `init.MountOrder`, but for its target."""
+    match mount:
+        case BindMount(source, _, read_only, inside, owner):
+            return {
+                "kind": "bind",
+                "source": os.fsencode(source),
+                "read_only": read_only,
+                "inside": os.fsencode(inside),
+                "owner": owner,
+            }
+        case TreeMount(lowers, _, inside, writes):
+            return {
+                "kind": "tree",
+                "lowers": [os.fsencode(path) for path in lowers],
+                "inside": os.fsencode(inside),
+                "writes": b"" if writes is None else os.fsencode(writes),
+            }
+        case TmpfsMount(_, size, read_only):
+            return {"kind": "tmpfs", "size": size, "read_only": read_only}
+        case SecretFile(_, data, mode, uid, gid):
+            return {"kind": "secret", "data": data, "mode": mode, "uid": uid, "gid": gid}
+        case DeviceNode(_, kind, major, minor, mode, uid, gid):
+            type_ = stat.S_IFCHR if kind == "c" else stat.S_IFBLK
+            number = os.makedev(major, minor)
+            mode |= type_
+            return {"kind": "device", "number": number, "mode": mode, "uid": uid, "gid": gid}
 
 
 def _resolv_conf() -> bytes:

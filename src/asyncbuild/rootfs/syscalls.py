@@ -16,6 +16,7 @@ import os
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
 CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
 CLONE_NEWPID = 0x2000_0000
 CLONE_NEWNET = 0x4000_0000
 
@@ -33,11 +34,26 @@ MNT_DETACH = 2
 SIGKILL = 9
 """Here and not from the signal module, whose import (enum) takes longer than ours together."""
 
+AT_RECURSIVE = 0x8000
+"""Of mount_setattr and open_tree: the mounts below too."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x2008_0522
 _SYS_OPENAT2 = 437
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+_SYS_SECCOMP = {"x86_64": 317, "aarch64": 277, "riscv64": 277}
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOUNT_ATTR_IDMAP = 0x10_0000
 _RESOLVE_IN_ROOT = 0x10
 _SIGNALS = 64
 _CAPABILITIES = 64
@@ -51,6 +67,15 @@ def _checked(result: int, what: str | bytes) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
     return result
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = (
+        ("set", ctypes.c_uint64),
+        ("clear", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("user_namespace", ctypes.c_uint64),
+    )
 
 
 def unshare(flags: int) -> None:
@@ -68,10 +93,27 @@ def mount(
 
 
 def bind(source: bytes, target: bytes, flags: int) -> None:
-    """Show ``source`` at ``target``, with the mount flags given (a bind takes them only afterwards)."""
+    """Show ``source``, with what is mounted in it, at ``target``; the flags are added for all of it."""
     mount(source, target, flags=MS_BIND | MS_REC)
     if flags:
+        change_flags(target, flags)
+
+
+def change_flags(target: bytes, flags: int) -> None:
+    """Add MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC to a mount and those below it.
+
+    A kernel before 5.12 does so for the mount itself alone, and so loses the mounts below it.
+    """
+    change = _MountAttributes(flags, 0, 0, 0)  # MOUNT_ATTR_… have the values of MS_…
+    size = ctypes.c_size_t(ctypes.sizeof(change))
+    number, at = ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD)
+    recursive = ctypes.c_uint(AT_RECURSIVE)
+    result = _libc.syscall(number, at, target, recursive, ctypes.byref(change), size)
+    if result < 0 and ctypes.get_errno() == errno.ENOSYS:
+        mount(target, target, flags=MS_BIND)
         mount(b"", target, flags=MS_REMOUNT | MS_BIND | flags)
+        return
+    _checked(int(result), target)
 
 
 def unmount(target: bytes, flags: int = 0) -> None:
@@ -150,6 +192,76 @@ def limit_capabilities(keep: frozenset[int]) -> None:
     for word in words:
         word.inheritable = 0
     _checked(_libc.capset(ctypes.byref(header), words), "capset")
+
+
+def keep_all_capabilities() -> None:
+    """Let every capability that this process has survive setresuid; see `raise_all_capabilities`."""
+    _prctl(_PR_SET_KEEPCAPS, 1)
+
+
+def raise_all_capabilities() -> None:
+    """Make every permitted capability effective, inheritable and ambient: an exec keeps them all."""
+    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+    words = (_CapabilityWord * 2)()
+    _checked(_libc.capget(ctypes.byref(header), words), "capget")
+    for word in words:
+        word.effective = word.inheritable = word.permitted
+    _checked(_libc.capset(ctypes.byref(header), words), "capset")
+    zero = ctypes.c_ulong(0)
+    for capability in range(_CAPABILITIES):
+        if words[capability // 32].permitted >> capability % 32 & 1:
+            number, which = ctypes.c_ulong(_PR_CAP_AMBIENT_RAISE), ctypes.c_ulong(capability)
+            result = _libc.prctl(ctypes.c_int(_PR_CAP_AMBIENT), number, which, zero, zero)
+            _checked(result, "ambient capabilities")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Put this process, and what it becomes and starts, under a seccomp filter (struct sock_filter…).
+
+    Needs CAP_SYS_ADMIN, and so no no_new_privs: setuid programs go on to work. Speculation stays as it
+    is (SECCOMP_FILTER_FLAG_SPEC_ALLOW), as docker and the kernel's default have it.
+    """
+    number = ctypes.c_long(_SYS_SECCOMP[os.uname().machine])
+    lines = _Program(len(program) // 8, program)
+    mode, flags = ctypes.c_uint(1), ctypes.c_uint(4)  # SECCOMP_SET_MODE_FILTER, …_SPEC_ALLOW
+    _checked(int(_libc.syscall(number, mode, flags, ctypes.byref(lines))), "seccomp")
+
+
+class _Limit(ctypes.Structure):
+    _fields_ = (("soft", ctypes.c_uint64), ("hard", ctypes.c_uint64))
+
+
+def set_limit(resource: int, soft: int, hard: int) -> None:
+    """setrlimit(2); -1 is no limit."""
+    infinite = 2**64 - 1
+    limit = _Limit(infinite if soft < 0 else soft, infinite if hard < 0 else hard)
+    result = _libc.prlimit64(ctypes.c_int(0), ctypes.c_int(resource), ctypes.byref(limit), None)
+    _checked(result, f"limit {resource}")
+
+
+def bind_mapped(source: bytes, target: bytes, user_namespace: int) -> None:
+    """Show ``source`` at ``target`` with owners as ``user_namespace`` maps them (Linux 5.12).
+
+    OSError EINVAL where the file system cannot be shown so.
+    """
+    at = ctypes.c_int(_AT_FDCWD)
+    clone = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC | AT_RECURSIVE)
+    tree = _checked(int(_libc.syscall(ctypes.c_long(_SYS_OPEN_TREE), at, source, clone)), source)
+    try:
+        handle = ctypes.c_int(tree)
+        change = _MountAttributes(_MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+        size, empty = ctypes.c_size_t(ctypes.sizeof(change)), ctypes.c_uint(_AT_EMPTY_PATH)
+        number = ctypes.c_long(_SYS_MOUNT_SETATTR)
+        result = _libc.syscall(number, handle, b"", empty, ctypes.byref(change), size)
+        _checked(int(result), source)
+        number, flags = ctypes.c_long(_SYS_MOVE_MOUNT), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+        _checked(int(_libc.syscall(number, handle, b"", at, target, flags)), target)
+    finally:
+        os.close(tree)
 
 
 def default_signals() -> None:
