@@ -167,6 +167,8 @@ def _judge(raw: bytes) -> int:
         hint = _WHY_NO_MOUNT.get(number)
         raise DockerfileError(f"--mount: nothing can be shown at {step}: {reason}", hint=hint)
     hint = "RUN needs root with CAP_SYS_ADMIN" if number in _NOT_PERMITTED else None
+    if "limits" in step:
+        hint = "limits above the builder's own need CAP_SYS_RESOURCE"
     raise IsolationError(f"RUN's sandbox: {step} failed: {reason}", hint=hint)
 
 
