@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import trio
 
 from asyncbuild.build.caching import CachePolicy
+from asyncbuild.build.checking import check_late, tell_notices
 from asyncbuild.build.executor import execute_stage
 from asyncbuild.build.futures import Future, Ledger
-from asyncbuild.build.job import Job
+from asyncbuild.build.job import Job, time_text
 from asyncbuild.build.keys import stage_keys
 from asyncbuild.build.layers import BaseLayer, layer_identity
 from asyncbuild.build.outcome import one_error
@@ -26,12 +28,13 @@ from asyncbuild.build.outlines import outline_of
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.request import BuildRequest, BuildResult
 from asyncbuild.build.session import Session, StageWork
-from asyncbuild.build.stage import StageState
 from asyncbuild.build.squash import squashed
+from asyncbuild.build.stage import StageState
 from asyncbuild.build.workers import WorkerPool
+from asyncbuild.cache.inline import encode_inline
 from asyncbuild.cache.results import CacheLost
 from asyncbuild.dockerfile.parser import parse_dockerfile
-from asyncbuild.image.config import ImageConfig
+from asyncbuild.image.config import HistoryEntry, ImageConfig
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import (
     DOCKER_CONFIG,
@@ -105,8 +108,7 @@ async def _build(
 ) -> BuildResult:
     started = trio.current_time()
     plan = plan_build(request)
-    for notice in plan.notices:
-        reporter.emit(WarningRaised(notice.message, notice.location))
+    tell_notices(plan, reporter)
     steps = sum(len(stage.steps) for stage in plan.stages)
     names = tuple(dict.fromkeys(str(name) for name in request.all_names))
     reporter.emit(BuildStarted(names, len(plan.stages), steps))
@@ -191,13 +193,15 @@ async def _run(session: Session) -> BuildResult:
         session.keys(index)
         if not session.cache.asks:
             session.stage(index)  # all of them will be needed
+    checks = session.job.ledger.spawn(session.job.nursery, "build checks", check_late, session)
     configs = session.open_uploads()
     try:
         state = await session.stage(plan.target).wait()
-        image = await _image(session, state)
-        async with trio.open_nursery() as nursery:
+        await checks.wait()
         if session.request.squash:
             state = await squashed(session, state)
+        image = await _image(session, state)
+        async with trio.open_nursery() as nursery:
             for destination, upload in zip(session.destinations, configs, strict=True):
                 nursery.start_soon(_finish, session, destination, upload, image)
         await _write_outputs(session, state, image)
@@ -219,15 +223,17 @@ async def _image(session: Session, state: StageState) -> BuiltImage:
     request = session.request
     layers = [await layer_identity(layer) for layer in state.layers]
     runtime = state.image.runtime
+    created = _created(session, state)
     if request.labels:
         runtime = replace(runtime, labels={**runtime.labels, **request.labels})
     config = ImageConfig(
         platform=state.image.platform,
         runtime=runtime,
         diff_ids=tuple(diff_id for _, diff_id in layers),
-        history=state.image.history,
-        created=session.job.created_text,
+        history=_dated(session, state.image.history, created),
+        created=created,
         author=state.image.author,
+        extra=_inline_cache(session, state),
     )
     raw = config.encode()
     docker = request.docker_media_types
@@ -249,6 +255,32 @@ def _inherits_docker(layer_types: Iterable[str]) -> bool:
     """Whether an image of these layers becomes docker's: its base is, and docker has types for all."""
     types = set(layer_types)
     return any(map(is_docker, types)) and all(is_docker(to_docker(item)) for item in types)
+
+
+def _created(session: Session, state: StageState) -> str:
+    """When the image was made: when the youngest of its layers was, so that an image all of which was
+    cached is the same image again.
+    """
+    if state.made_at is None or session.request.created_is_fixed:
+        return session.job.created_text
+    return time_text(state.made_at)
+
+
+def _dated(
+    session: Session, history: tuple[HistoryEntry, ...], created: str
+) -> tuple[HistoryEntry, ...]:
+    """The history, in which the lines of this build have the image's time."""
+    ours = session.job.created_text
+    return tuple(
+        replace(entry, created=created) if entry.created == ours else entry for entry in history
+    )
+
+
+def _inline_cache(session: Session, state: StageState) -> Mapping[str, Any]:
+    """What the configuration says of the keys that lead to the image's layers, if it was asked for."""
+    if not any(place.inline for place in session.request.cache_to):
+        return {}
+    return encode_inline([made.keys for made in state.chain])
 
 
 async def _finish(

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import trio
 from asyncbuild.build.chain import Chain, Made, image_layer
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
-from asyncbuild.build.layers import NewLayer, layer_identity
+from asyncbuild.build.layers import BaseLayer, NewLayer, layer_identity
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StepKey
 from asyncbuild.cache.keys import Key
@@ -27,6 +27,8 @@ from asyncbuild.cache.results import Absence, CachedLayer, CachedResult, Hit
 from asyncbuild.cache.source import CacheSource, CacheTarget
 from asyncbuild.cache.stored import StoreCache
 from asyncbuild.errors import AsyncbuildError
+from asyncbuild.image.manifest import Descriptor
+from asyncbuild.image.reference import Reference
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.report.events import WarningRaised
 
@@ -50,10 +52,14 @@ class CachePolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Export:
-    """A place that results are exported to: where blobs go, and who writes the entries."""
+    """A place that results are exported to: who writes the entries, and where their blobs go.
+
+    Without a destination they are needed in our own store, where ``fetch`` brings them.
+    """
 
     target: CacheTarget
     destination: Destination | None
+    fetch: Callable[[Descriptor, Reference | None], Awaitable[Path]]
     everything: bool
 
 
@@ -88,7 +94,7 @@ class Cache:
         """Whether layers of all stages are exported, not only those of the image."""
         return any(export.everything for export in self._exports)
 
-    async def find(self, keys: Iterable[Key]) -> Mapping[Key, Hit]:
+    async def find(self, keys: Iterable[Key], *, quick: bool = False) -> Mapping[Key, Hit]:
         """The hits among ``keys``; where several sources have one, the first of them."""
         wanted = tuple(dict.fromkeys(keys))
         if not self.asks or not wanted:
@@ -96,7 +102,7 @@ class Cache:
         answers: dict[str, Mapping[Key, Hit | Absence]] = {}
 
         async def ask(source: CacheSource) -> None:
-            answers[source.name] = await source.look_up(wanted)
+            answers[source.name] = await source.look_up(wanted, quick=quick)
 
         async with trio.open_nursery() as nursery:
             for source in self._sources:
@@ -112,9 +118,12 @@ class Cache:
                     self._warn(source.name, f"cache {source.name} does not answer for some steps")
         return hits
 
-    async def last_hit(self, keys: tuple[StepKey, ...], *, packed: bool) -> tuple[int, Hit] | None:
+    async def last_hit(
+        self, keys: tuple[StepKey, ...], *, packed: bool, quick: bool = False
+    ) -> tuple[int, Hit] | None:
         """The last step with a usable result, by its place among ``keys``; ``packed`` asks for layers."""
-        hits = await self.find(item.key for item in keys if item.key is not None)
+        known = [item.key for item in keys if item.key is not None]
+        hits = await self.find(known, quick=quick)
         for place in reversed(range(len(keys))):
             key = keys[place].key
             hit = hits.get(key) if key is not None else None
@@ -201,6 +210,10 @@ class Cache:
                 export.destination.send(layer)
             for layer in whole:
                 await export.destination.arrival(layer).wait()
+        else:
+            for layer in whole:
+                if isinstance(layer, BaseLayer):
+                    await export.fetch(layer.descriptor, layer.origin)
         named = [CachedLayer(*await layer_identity(layer)) for layer in whole]
         result = CachedResult(named[-1], tuple(named[:-1]), self._job.created)
         await export.target.put(chain[-1].keys, result)

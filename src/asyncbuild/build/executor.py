@@ -18,7 +18,6 @@ from asyncbuild.build.chain import Made
 from asyncbuild.build.copy_step import copy, make_working_directory
 from asyncbuild.build.futures import Future
 from asyncbuild.build.keys import content_key, keys_upon
-from asyncbuild.build.layers import BaseLayer
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.root import Addition, Root
@@ -109,12 +108,10 @@ class _Walk:
         session = self._session
         below = () if base is None else base.layers
         origin = None if base is None else base.reference
-        layers = [BaseLayer(descriptor, diff_id, origin) for descriptor, diff_id in below]
-        layers += [
-            BaseLayer(item.descriptor, item.diff_id, item.origin, item)
-            for item in cached
-            if item.descriptor is not None and item.diff_id is not None
+        layers = [
+            session.existing(CachedLayer(*names, origin=origin), base=True) for names in below
         ]
+        layers += [session.existing(item) for item in cached if item.packed]
         if self._published:
             for layer in layers:
                 session.publish(layer)
@@ -129,7 +126,7 @@ class _Walk:
         self._state = self._on_image(self._outline.base_image, hit.result.layers)
         *below, last = self._state.chain
         chain = (*below, replace(last, keys=_known(keys)))
-        self._state = replace(self._state, chain=chain)
+        self._state = replace(self._state, chain=chain, made_at=hit.result.created)
         self._session.cache.made(self._outline.stage.index, chain, published=self._published)
 
     def _start_what_is_needed(self) -> None:
@@ -154,7 +151,9 @@ class _Walk:
             raise error.at(step.instruction.location) from error
         self._done += 1
         layers = self._state.layers if change.layer is None else (*self._state.layers, change.layer)
-        self._state = replace(self._state, root=change.root, layers=layers)
+        self._state = replace(
+            self._state, root=change.root, layers=layers, made_at=session.job.created
+        )
         await self._remember(here, change)
 
     async def _remember(self, place: int, change: Change) -> None:
@@ -178,7 +177,7 @@ class _Walk:
         for offset, item in enumerate(rest, place + 1):
             self._by_content[offset] = item.key
         if session.asks(self._outline.stage):
-            hit = await session.cache.last_hit(rest, packed=self._published)
+            hit = await session.cache.last_hit(rest, packed=self._published, quick=True)
             if hit is not None:
                 there = place + 1 + hit[0]
                 self._jump(there, hit[1], self._keys_at(static, there))

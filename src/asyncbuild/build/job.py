@@ -40,6 +40,10 @@ class Job:
 
     @property
     def created_text(self) -> str:
-        """``created`` as image configurations have it (RFC 3339)."""
-        moment = dt.datetime.fromtimestamp(self.created, dt.UTC)
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        """``created`` as image configurations have it."""
+        return time_text(self.created)
+
+
+def time_text(seconds: int) -> str:
+    """Seconds since the epoch as image configurations have them (RFC 3339)."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,19 +21,21 @@ TWO_WEEKS = 14 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class CachePlace:
-    """A cache in a registry: the reference's tag is the scope, ``fallbacks`` are scopes that are read too.
+    """A cache: in a registry (``reference``; its tag is the scope, ``fallbacks`` are scopes that are read
+    too), in a directory (``path``), or, with neither, in the image that is built (inline).
 
     ``everything`` (mode=max) exports the layers of all stages, else only those of the image.
     """
 
-    reference: Reference
+    reference: Reference | None = None
+    path: Path | None = None
     fallbacks: tuple[str, ...] = ()
     everything: bool = False
 
     @property
-    def plain(self) -> CachePlace:
-        """The place, however it is used."""
-        return CachePlace(self.reference)
+    def inline(self) -> bool:
+        """Whether the image itself is the cache."""
+        return self.reference is None and self.path is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class BuildRequest:
     what errors call it and where its own ignore file is looked for. ``destinations`` are pushed to;
     ``outputs`` are written on this machine. A build argument without a value is taken from the
     environment by the caller, and left out if it is not there. ``created`` is in seconds since the epoch.
+    ``created_is_fixed`` (SOURCE_DATE_EPOCH): the image is of that time, even if all of it was cached.
     ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
     that does not let a tag be moved is no failure. ``squash``: one layer of all steps. ``ignored_paths``
@@ -69,11 +72,12 @@ class BuildRequest:
     compression: Compression = GZIP
     docker_media_types: bool | None = False
     keep_immutable_tags: bool = False
-    stdout: int = 1
-    use_cache: bool = True
     squash: bool = False
     ignored_paths: tuple[str, ...] = ()
     clamp_times: bool = False
+    stdout: int = 1
+    created_is_fixed: bool = False
+    use_cache: bool = True
     no_cache_filter: frozenset[str] = frozenset()
     cache_from: tuple[CachePlace, ...] = ()
     cache_to: tuple[CachePlace, ...] = ()

@@ -20,7 +20,7 @@ from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
-from asyncbuild.build.layers import ImageLayer
+from asyncbuild.build.layers import BaseLayer, ImageLayer
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.packing import Packer
 from asyncbuild.build.publish import Destination
@@ -29,10 +29,12 @@ from asyncbuild.build.request import BuildRequest
 from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.supply import Supply
+from asyncbuild.cache.results import CachedLayer
 from asyncbuild.context.directory import DirectoryContext, open_context
 from asyncbuild.context.fingerprint import ContentDigests
 from asyncbuild.dockerfile.instructions import Copy
 from asyncbuild.errors import AsyncbuildError, StoreError
+from asyncbuild.image.digest import Digest
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.trim import Trim
@@ -81,6 +83,7 @@ class Session:
         self._reading = trio.CapacityLimiter(1)
         self._flights: dict[tuple[str, int], Future[Any]] = {}
         self._published = line_of(plan)
+        self._existing: dict[Digest, BaseLayer] = {}
 
     def outline(self, index: int) -> Future[StageOutline]:
         """What every step of stage ``index`` means."""
@@ -162,6 +165,18 @@ class Session:
         if any(step.step.need >= Need.FACTS for step in outline.steps):
             return True
         return self.plan.stage_need(outline.stage.index) >= Need.FACTS
+
+    def existing(self, layer: CachedLayer, *, base: bool = False) -> BaseLayer:
+        """A layer of the base image, or one that a look-up gave: one object for each digest."""
+        assert layer.descriptor is not None
+        assert layer.diff_id is not None
+        digest = layer.descriptor.digest
+        if digest not in self._existing:
+            cached = None if base else layer
+            self._existing[digest] = BaseLayer(
+                layer.descriptor, layer.diff_id, layer.origin, cached
+            )
+        return self._existing[digest]
 
     def open_uploads(self) -> UploadSessions:
         """Begin an upload at every destination for a layer that is about to be made."""

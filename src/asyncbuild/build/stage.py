@@ -19,7 +19,8 @@ class StageState:
     """What the image would say, what words mean, what the root holds, and the layers so far.
 
     ``layers`` are those of the image's own line of stages; a stage that is never published has none
-    of its own. ``chain`` is everything above the base image, for the cache.
+    of its own. ``chain`` is everything above the base image, for the cache. ``made_at`` (seconds since
+    the epoch) is when the youngest of it was made; None if there is nothing.
     """
 
     image: ImageState
@@ -27,6 +28,7 @@ class StageState:
     root: Root = field(default_factory=Root)
     layers: tuple[ImageLayer, ...] = ()
     chain: Chain = ()
+    made_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -82,6 +82,8 @@ class Supply:
         self._flights: dict[Hashable, Future[Any]] = {}
         self._downloads = trio.CapacityLimiter(MAX_DOWNLOADS)
         self.layers_pulled = 0
+        self.alternates: list[Path] = []
+        """OCI layouts of others whose blobs may be read (and are verified like a registry's)."""
 
     def _flight(
         self, key: Hashable, label: str, work: Callable[..., Awaitable[T]], *args: Any
@@ -256,6 +258,10 @@ class Supply:
         if await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
             whole = GrowingFile.whole(self._store.blob_path(descriptor.digest))
             return self._job.closed_at_end(whole)
+        for layout in self.alternates:
+            found = layout / "blobs" / descriptor.digest.algorithm / descriptor.digest.hex
+            if await trio.to_thread.run_sync(found.exists):
+                return self._job.closed_at_end(GrowingFile.whole(found))
         if origin is None:
             raise StoreError(f"the store has no blob {descriptor.digest}")
         path = await trio.to_thread.run_sync(self._store.new_blob)
@@ -285,9 +291,15 @@ class Supply:
         self._job.reporter.emit(TransferFinished(transfer, spool.size, seconds))
 
     def _keep(self, spool: GrowingFile, descriptor: Descriptor) -> None:
-        if spool.path != self._store.blob_path(descriptor.digest):
-            self._store.commit_blob(spool.path, descriptor.digest, descriptor.size)
-            spool.path = self._store.blob_path(descriptor.digest)
+        kept = self._store.blob_path(descriptor.digest)
+        if spool.path == kept:
+            return
+        source = spool.path
+        if not source.is_relative_to(self._store.root):  # another's: it stays where it is
+            source = self._store.new_blob()
+            shutil.copyfile(spool.path, source)
+        self._store.commit_blob(source, descriptor.digest, descriptor.size)
+        spool.path = kept
 
 
 def _waves(sizes: Sequence[int]) -> Iterator[int]:

@@ -4,7 +4,8 @@
 
     REPOSITORY:k-<key>    one entry: a manifest with one layer (the step's) and an empty configuration;
                           its annotations hold the key and the result (`CachedResult`)
-    REPOSITORY:<scope>    an index of entries: one request answers for every key that it lists
+    REPOSITORY:<scope>    an index of entries: one request answers for every key that it lists; or an
+                          image with an inline cache (`asyncbuild.cache.inline`)
 
 The tags are the truth: concurrent builds write different tags and never lose each other's entries. A
 scope index is read, merged and written when a build ends, so the later of two builds may miss what the
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from asyncbuild.cache.inline import decode_inline
 from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import Absence, Answer, CachedLayer, CachedResult, DamagedResult, Hit
 from asyncbuild.errors import ImageNotFound, RegistryError
@@ -66,6 +68,7 @@ class RegistryCache:
         self._loaded = trio.Event()
         self._available = True
         self._config_is_there = False
+        self._config_lock = trio.Lock()
 
     async def load(self) -> None:
         """Read the indexes of the scope and of its fallbacks, at once."""
@@ -83,8 +86,10 @@ class RegistryCache:
         finally:
             self._loaded.set()
 
-    async def look_up(self, keys: Iterable[Key]) -> Mapping[Key, Answer]:
-        """Answer from the indexes; what they do not list is asked for by tag, all at once."""
+    async def look_up(self, keys: Iterable[Key], *, quick: bool = False) -> Mapping[Key, Answer]:
+        """Answer from the indexes; what they do not list is asked for by tag, all at once, unless only a
+        ``quick`` answer is worth having.
+        """
         await self._loaded.wait()
         answers: dict[Key, Answer] = {}
         limit = trio.CapacityLimiter(_PROBES)
@@ -100,16 +105,24 @@ class RegistryCache:
                     answers[key] = Hit(key, entry.result, self.name)
                 elif not self._available:
                     answers[key] = Absence.UNAVAILABLE
+                elif quick:
+                    answers[key] = Absence.MISS
                 else:
                     nursery.start_soon(probe, key)
         return answers
 
     async def put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
-        """Tag a manifest with each key; the layer's blob is in the repository already."""
-        await self._put_config()
+        """Tag a manifest with each key; the layer's blob is in the repository already.
+
+        A key that leads to the same layers already is left as it is.
+        """
         layer = result.layer.descriptor
         assert layer is not None
         for key in keys:
+            known = self._known.get(key)
+            if known is not None and known.result.same_layers(result):
+                continue
+            await self._put_config()
             config = Descriptor(EMPTY_TYPE, Digest.of(EMPTY_CONFIG), len(EMPTY_CONFIG))
             annotations = {KEY: key.hex, RESULT: result.encode().decode()}
             manifest = Manifest.make(config, (layer,), annotations=annotations)
@@ -138,9 +151,16 @@ class RegistryCache:
         except RegistryError:
             self._available = False
             return {}
-        if not isinstance(fetched.manifest, Index):
+        if isinstance(fetched.manifest, Index):
+            return decode_index(fetched.manifest, self._reference)
+        try:
+            raw = await self._client.get_blob(self._repository, fetched.manifest.config)
+        except RegistryError:
             return {}
-        return decode_index(fetched.manifest, self._reference)
+        found = decode_inline(fetched.manifest, raw, replace(self._reference, tag=None))
+        return {
+            key: IndexEntry(fetched.manifest.descriptor, result) for key, result in found.items()
+        }
 
     async def _probe(self, key: Key) -> Answer:
         try:
@@ -160,13 +180,14 @@ class RegistryCache:
         return Hit(key, result, self.name)
 
     async def _put_config(self) -> None:
-        if self._config_is_there:
-            return
-        digest = Digest.of(EMPTY_CONFIG)
-        answer = await self._client.mount_or_start_upload(self._repository, digest)
-        if isinstance(answer, UploadSession):
-            await answer.put(EMPTY_CONFIG, digest)
-        self._config_is_there = True
+        async with self._config_lock:
+            if self._config_is_there:
+                return
+            digest = Digest.of(EMPTY_CONFIG)
+            answer = await self._client.mount_or_start_upload(self._repository, digest)
+            if isinstance(answer, UploadSession):
+                await answer.put(EMPTY_CONFIG, digest)
+            self._config_is_there = True
 
 
 def encode_index(entries: Mapping[Key, IndexEntry]) -> Index:

@@ -98,6 +98,10 @@ class CachedResult:
         """Whether all of it can be layers of an image."""
         return all(layer.packed for layer in self.layers)
 
+    def same_layers(self, other: CachedResult) -> bool:
+        """Whether both are the same stack of layers."""
+        return [layer.name for layer in self.layers] == [layer.name for layer in other.layers]
+
     def to_json(self) -> dict[str, Any]:
         """What is kept of it."""
         return {

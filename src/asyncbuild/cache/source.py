@@ -19,8 +19,8 @@ class CacheSource(Protocol):
     async def load(self) -> None:
         """Fetch what answers for many keys at once; called once, before any key is known."""
 
-    async def look_up(self, keys: Iterable[Key]) -> Mapping[Key, Answer]:
-        """One answer for each key; takes the round trips of one."""
+    async def look_up(self, keys: Iterable[Key], *, quick: bool = False) -> Mapping[Key, Answer]:
+        """One answer for each key; takes the round trips of one, and none if it shall be ``quick``."""
 
 
 class CacheTarget(Protocol):

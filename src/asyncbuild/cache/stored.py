@@ -23,7 +23,12 @@ class StoreCache:
         """Nothing to fetch."""
         await trio.lowlevel.checkpoint()
 
-    async def look_up(self, keys: Iterable[Key]) -> Mapping[Key, Answer]:
+    async def look_up(
+        self,
+        keys: Iterable[Key],
+        *,
+        quick: bool = False,  # noqa: ARG002 - it is quick anyway
+    ) -> Mapping[Key, Answer]:
         """Read the records of ``keys``."""
         return await trio.to_thread.run_sync(self._look_up, tuple(keys))
 

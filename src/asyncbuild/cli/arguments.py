@@ -103,7 +103,9 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _call_arguments(build: argparse.ArgumentParser) -> None:
     """Questions instead of a build."""
     add = build.add_argument
-    add("--check", dest="call", action="store_const", const="check", help="report build checks only")
+    add(
+        "--check", dest="call", action="store_const", const="check", help="report build checks only"
+    )
     add("--call", metavar="WHAT", help=argparse.SUPPRESS)
 
 

@@ -116,6 +116,7 @@ def _request(options: argparse.Namespace) -> BuildRequest:
         platform=inputs.platform,
         build_platform=inputs.build_platform,
         created=creation_time(os.environ),
+        created_is_fixed=bool(os.environ.get("SOURCE_DATE_EPOCH")),
         destinations=_destinations(tags, outputs, push=options.push),
         outputs=local,
         names=tags or tuple(name for item in local for name in item.names),

@@ -1,0 +1,106 @@
+"""The cache in a local directory: an OCI layout that a CI system may keep between runs.
+
+::
+
+    blobs/sha256/<hex>       the layers
+    results/<key>.json       what came of a step with that key (`CachedResult`)
+    oci-layout, index.json   so that other tools know what it is
+
+Everything appears by rename, so many builds may use one directory; one that cannot be written is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import trio
+
+from asyncbuild.cache.keys import Key
+from asyncbuild.cache.results import Absence, Answer, CachedResult, DamagedResult, Hit
+from asyncbuild.errors import StoreError
+from asyncbuild.image.digest import Digest
+from asyncbuild.store.store import Store
+
+_LAYOUT = {"imageLayoutVersion": "1.0.0"}
+_INDEX = {"schemaVersion": 2, "manifests": []}
+
+
+class DirectoryCache:
+    """Both ends of the cache in ``path``; ``store`` has the blobs that are put."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self.name = f"directory {path}"
+        self._path = path
+        self._store = store
+
+    async def load(self) -> None:
+        """Nothing to fetch."""
+        await trio.lowlevel.checkpoint()
+
+    async def look_up(
+        self,
+        keys: Iterable[Key],
+        *,
+        quick: bool = False,  # noqa: ARG002 - it is quick anyway
+    ) -> Mapping[Key, Answer]:
+        """Read the records of ``keys``; a result whose blobs are not all here is a miss."""
+        wanted = tuple(keys)
+        return await trio.to_thread.run_sync(lambda: {key: self._answer(key) for key in wanted})
+
+    async def put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
+        """Copy the blobs that are missing, then write the records. Raises `StoreError`."""
+        await trio.to_thread.run_sync(self._put, keys, result)
+
+    async def finish(self) -> None:
+        """Nothing is left to write."""
+        await trio.lowlevel.checkpoint()
+
+    def _answer(self, key: Key) -> Answer:
+        try:
+            result = CachedResult.decode((self._path / "results" / f"{key.hex}.json").read_bytes())
+        except FileNotFoundError:
+            return Absence.MISS
+        except (OSError, DamagedResult):
+            return Absence.UNAVAILABLE
+        digests = [layer.descriptor.digest for layer in result.layers if layer.descriptor]
+        if len(digests) < len(result.layers) or not all(map(self._has, digests)):
+            return Absence.MISS
+        return Hit(key, result, self.name)
+
+    def _put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
+        try:
+            for name in ("blobs/sha256", "results"):
+                (self._path / name).mkdir(parents=True, exist_ok=True)
+            for name, document in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
+                if not (self._path / name).exists():
+                    self._write(self._path / name, json.dumps(document).encode())
+            for layer in result.layers:
+                assert layer.descriptor is not None
+                self._copy(layer.descriptor.digest)
+            for key in keys:
+                self._write(self._path / "results" / f"{key.hex}.json", result.encode())
+        except OSError as error:
+            raise StoreError(f"{self.name} cannot be written: {error.strerror}") from error
+
+    def _has(self, digest: Digest) -> bool:
+        return self._blob(digest).exists()
+
+    def _blob(self, digest: Digest) -> Path:
+        return self._path / "blobs" / digest.algorithm / digest.hex
+
+    def _copy(self, digest: Digest) -> None:
+        place = self._blob(digest)
+        if place.exists():
+            return
+        temporary = place.with_name(f".{place.name}.{os.getpid()}")
+        shutil.copyfile(self._store.blob_path(digest), temporary)
+        temporary.replace(place)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(data)
+        temporary.replace(path)

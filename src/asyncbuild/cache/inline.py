@@ -1,0 +1,46 @@
+"""The inline cache: an image's configuration says which keys lead to its layers. Pure.
+
+It costs one list in the configuration and no request more than the push; it holds only the image's own
+layers (mode=min).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asyncbuild.cache.keys import Key
+from asyncbuild.cache.results import CachedLayer, CachedResult
+from asyncbuild.image.config import ImageConfig, InvalidConfig
+from asyncbuild.image.manifest import Manifest
+from asyncbuild.image.reference import Reference
+
+FIELD = "dev.asyncbuild.cache.inline"
+
+
+def encode_inline(keys: Sequence[tuple[Key, ...]]) -> Mapping[str, Any]:
+    """The field for an image whose topmost layers were made by steps with ``keys``, bottom first."""
+    return {FIELD: [[key.hex for key in step] for step in keys]}
+
+
+def decode_inline(manifest: Manifest, raw: bytes, origin: Reference) -> dict[Key, CachedResult]:
+    """The results in the image's configuration ``raw``; none if it has no such field, or a strange one."""
+    try:
+        config = ImageConfig.parse(raw)
+        steps = [[Key(str(key)) for key in step] for step in config.extra.get(FIELD, ())]
+        created = int(dt.datetime.fromisoformat(config.created or "").timestamp())
+    except (InvalidConfig, TypeError, ValueError):
+        return {}
+    count = len(manifest.layers)
+    if not steps or len(steps) > count or len(config.diff_ids) != count:
+        return {}
+    layers = [
+        CachedLayer(descriptor, diff_id, origin=origin)
+        for descriptor, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+    ][count - len(steps) :]
+    return {
+        key: CachedResult(layers[place], tuple(layers[:place]), created)
+        for place, step in enumerate(steps)
+        for key in step
+    }

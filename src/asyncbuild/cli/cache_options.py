@@ -1,0 +1,129 @@
+"""``--cache-from``, ``--cache-to`` and their relatives: buildx's words for where results are kept."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncbuild.build.request import TWO_WEEKS, CachePlace
+from asyncbuild.errors import UsageError
+from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.output.attributes import parse_attributes
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_BRANCHES = ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_SLUG")
+_FALLBACKS = ("main", "master")
+
+
+def add_cache_options(group: argparse._ArgumentGroup) -> None:
+    """The options of ``asyncbuild build`` that speak of caches."""
+    add = group.add_argument
+    add(
+        "--cache-from", action="append", default=[], metavar="SPEC", help="type=registry,ref=REPO …"
+    )
+    add("--cache-to", action="append", default=[], metavar="SPEC", help="as above, mode=min|max")
+    add("--cache-repo", metavar="REPO", help="read and write this registry cache (mode=max)")
+    add("--cache-ttl", default="", metavar="TIME", help="how old a result may be (default: 14d)")
+    add("--no-cache", action="store_true", help="execute every step anew")
+    add(
+        "--no-cache-filter", action="append", default=[], metavar="STAGE", help="only of this stage"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """What the options say; ``ttl`` is in seconds."""
+
+    use: bool
+    filtered: frozenset[str]
+    sources: tuple[CachePlace, ...]
+    targets: tuple[CachePlace, ...]
+    ttl: float
+
+
+def read_cache_options(options: argparse.Namespace, environ: Mapping[str, str]) -> CacheOptions:
+    """Read them. Raises `UsageError`."""
+    sources = [_place("--cache-from", text, environ) for text in options.cache_from]
+    targets = [_place("--cache-to", text, environ) for text in options.cache_to]
+    if options.cache_repo:
+        place = _registry("--cache-repo", {"ref": options.cache_repo, "mode": "max"}, environ)
+        sources.append(place)
+        targets.append(place)
+    stages = {name.strip().lower() for text in options.no_cache_filter for name in text.split(",")}
+    ttl = duration(options.cache_ttl) if options.cache_ttl else TWO_WEEKS
+    return CacheOptions(
+        not options.no_cache, frozenset(stages), tuple(sources), tuple(targets), ttl
+    )
+
+
+def duration(text: str) -> float:
+    """``336h``, ``14d``, ``90m``, ``1h30m``, or seconds; `UsageError` otherwise."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhdw]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise UsageError(f"{text!r} is not a duration", hint="write it like 336h, 14d or 90m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _place(option: str, text: str, environ: Mapping[str, str]) -> CachePlace:
+    if "=" not in text:
+        return _registry(option, {"ref": text}, environ)
+    pairs = dict(parse_attributes(text))
+    kind = pairs.pop("type", "registry")
+    match kind:
+        case "registry":
+            return _registry(option, pairs, environ)
+        case "local":
+            key = "src" if option == "--cache-from" else "dest"
+            path = pairs.pop(key, "")
+            everything = _mode(option, pairs)
+            _refuse_rest(option, pairs)
+            if not path:
+                raise UsageError(f"{option} {text}: type=local needs {key}=DIRECTORY")
+            return CachePlace(path=Path(path), everything=everything)
+        case "inline" if option == "--cache-to":
+            _refuse_rest(option, pairs)
+            return CachePlace()
+        case _:
+            raise UsageError(
+                f"{option}: type={kind} is not supported",
+                hint="use type=registry, type=local or (to) type=inline",
+            )
+
+
+def _registry(option: str, pairs: dict[str, str], environ: Mapping[str, str]) -> CachePlace:
+    """``ref=REPOSITORY[:SCOPE]``; without a scope it is the branch that CI names, else ``cache``."""
+    text = pairs.pop("ref", "")
+    scope = pairs.pop("scope", "")
+    everything = _mode(option, pairs)
+    pairs.pop("image-manifest", None)  # BuildKit's choice of format: ours is always manifests
+    pairs.pop("oci-mediatypes", None)
+    _refuse_rest(option, pairs)
+    try:
+        reference = Reference.parse_repository(text)
+    except InvalidReference as error:
+        raise UsageError(f"{option}: {error}") from None
+    branch = next((environ[name] for name in _BRANCHES if environ.get(name)), "")
+    tag = scope or reference.tag or _as_tag(branch) or "cache"
+    named = Reference(reference.registry, reference.repository, _as_tag(tag))
+    fallbacks = tuple(name for name in _FALLBACKS if name != named.tag) if branch else ()
+    return CachePlace(named, fallbacks=fallbacks, everything=everything)
+
+
+def _as_tag(text: str) -> str:
+    """A branch's name as a tag: what a tag may not have becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", text).lstrip("-.")[:128]
+
+
+def _mode(option: str, pairs: dict[str, str]) -> bool:
+    mode = pairs.pop("mode", "min")
+    if mode not in ("min", "max"):
+        raise UsageError(f"{option}: mode={mode} must be min or max")
+    return mode == "max"
+
+
+def _refuse_rest(option: str, pairs: dict[str, str]) -> None:
+    if pairs:
+        raise UsageError(f"{option}: {', '.join(sorted(pairs))} is not known here")
