@@ -57,6 +57,11 @@ class DirectoryContext:
         self._ignore = ignore or IgnoreFile()
         self._patterns = self._ignore.patterns
 
+    @property
+    def ignored(self) -> IgnorePatterns:
+        """What the ignore file leaves out."""
+        return self._patterns
+
     def find(self, pattern: str) -> tuple[CopySource, ...]:
         """What ``pattern`` names, with everything below it; see `find_sources` for the rules.
 

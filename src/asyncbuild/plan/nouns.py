@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
-from asyncbuild.dockerfile.instructions import Instruction
+from asyncbuild.dockerfile.instructions import Dockerfile, Instruction
 from asyncbuild.dockerfile.source import Notice
 from asyncbuild.errors import SourceLocation
 from asyncbuild.image.platform import Platform
@@ -117,6 +117,8 @@ class Plan:
 
     ``all_stages`` has every stage of the file at its index: a trigger that only the base image knows may
     name one that nothing else needs. ``needed`` is the indices of those that the target needs, ascending.
+    ``notices`` are what the build checks can say before anything is fetched; ``dockerfile`` is what they
+    look at again.
     """
 
     all_stages: tuple[PlanStage, ...]
@@ -126,6 +128,7 @@ class Plan:
     arguments: BuildArguments
     platform: Platform
     notices: tuple[Notice, ...] = ()
+    dockerfile: Dockerfile | None = field(default=None, compare=False, repr=False)
 
     @property
     def stages(self) -> tuple[PlanStage, ...]:

@@ -67,7 +67,7 @@ def make_plan(dockerfile: i.Dockerfile, request: PlanRequest) -> Plan:
         )
     target = find_target(request.target, names.names)
     plan = needing(Plan(tuple(stages), target, (), (), arguments, request.platform), [target])
-    return replace(plan, notices=check_plan(dockerfile, plan))
+    return replace(plan, notices=check_plan(dockerfile, plan), dockerfile=dockerfile)
 
 
 def needing(plan: Plan, indices: Iterable[int]) -> Plan:
