@@ -15,7 +15,7 @@
     |   +-- RateLimited             75   429
     |   +-- IntegrityError          69   bytes that do not match their digest or size
     |   +-- RemoteProtocolError     69   an answer that the specification does not allow
-    |   +-- PushFailed              73   the image is built and kept; only the push failed
+    |   +-- PushFailed              73   a push failed; what was built is kept in the store
     +-- LayerError                  65   a layer's tar is damaged or hostile
     +-- StoreError                  74   the disk: full, read-only, not permitted
     +-- IsolationError              77   this place does not permit what a RUN needs
@@ -208,7 +208,7 @@ class RemoteProtocolError(RegistryError):
 
 
 class PushFailed(RegistryError):
-    """The image is built and kept in the store; pushing it failed."""
+    """Pushing failed; what was built until then is kept in the store."""
 
     exit_code = 73
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -196,25 +197,26 @@ def _descriptors() -> dict[int, str]:
 
 def descendants(ancestor: int) -> dict[str, int]:
     """Every process below ``ancestor`` that is no zombie: a text that tells it, and its id."""
-    parents: dict[int, tuple[int, str]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            stat = Path(f"/proc/{name}/stat").read_text()
-            command = Path(f"/proc/{name}/cmdline").read_bytes()
-        except OSError:
-            continue
-        state, parent = stat.rpartition(")")[2].split()[:2]
-        if state != "Z":
-            text = command.replace(b"\0", b" ").decode("utf-8", "replace")[:200]
-            parents[int(name)] = (int(parent), text)
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            state, parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(name))
     found: dict[str, int] = {}
-    wave = {ancestor}
+    wave = [ancestor]
     while wave:
-        wave = {pid for pid, (parent, _) in parents.items() if parent in wave}
-        found.update({f"process {pid}: {parents[pid][1]}": pid for pid in wave})
+        wave = [child for pid in wave for child in children.get(pid, ())]
+        found.update({f"process {pid}: {_command_line(pid)}": pid for pid in wave})
     return found
+
+
+def _command_line(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return "(gone)"
+    return words.replace(b"\0", b" ").decode("utf-8", "replace")[:200]
 
 
 def requests_of(double: RegistryDouble, *methods: str) -> list[str]:

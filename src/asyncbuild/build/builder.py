@@ -195,6 +195,8 @@ async def _run(session: Session) -> BuildResult:
             session.stage(index)  # all of them will be needed
     checks = session.job.ledger.spawn(session.job.nursery, "build checks", check_late, session)
     configs = session.open_uploads()
+    for opened in configs:
+        session.job.nursery.start_soon(opened.wait)  # no right to push ends the build at once
     try:
         state = await session.stage(plan.target).wait()
         await checks.wait()

@@ -116,7 +116,9 @@ class _Walk:
             for layer in layers:
                 session.publish(layer)
         additions = tuple(Addition(None, partial(session.supply.cached, item)) for item in cached)
-        root = Root(None if base is None else partial(session.supply.root, base), additions)
+        named_at = self._outline.lowest.stage.location
+        below_all = None if base is None else partial(session.supply.root, base)
+        root = Root(below_all, additions, named_at)
         chain = tuple(Made((), cached=item) for item in cached)
         return replace(self._state, root=root, layers=tuple(layers), chain=chain)
 

@@ -56,11 +56,18 @@ class StageOutline:
         return tuple(step for step in self.steps if step.changes_files)
 
     @property
+    def lowest(self) -> StageOutline:
+        """The stage at the bottom of its line of stages: the one that is FROM an image or scratch."""
+        outline = self
+        while isinstance(outline.base, StageOutline):
+            outline = outline.base
+        return outline
+
+    @property
     def base_image(self) -> BaseImage | None:
         """The image at the bottom of its line of stages."""
-        base = self.base
-        while isinstance(base, StageOutline):
-            base = base.base
+        base = self.lowest.base
+        assert not isinstance(base, StageOutline)
         return base
 
 

@@ -9,10 +9,13 @@
 4. Of several repositories in one registry the first gets a large layer's bytes, the others a mount.
 5. The config goes beside the last layer, then the manifest under all tags at once. Nothing else is left
    at the end.
+6. Whatever a registry answers to a push is a `PushFailed`, but for "not allowed" and "come back later".
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeGuard
@@ -23,8 +26,9 @@ from asyncbuild.build.futures import Future, Promise
 from asyncbuild.build.growing import GrowingBody, GrowingFile
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
+from asyncbuild.build.outcome import one_error
 from asyncbuild.build.supply import Supply
-from asyncbuild.errors import RegistryError
+from asyncbuild.errors import NotAuthorized, PushFailed, RateLimited, RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import DOCKER_FOREIGN_LAYER, Descriptor, Manifest
 from asyncbuild.image.reference import Reference
@@ -51,6 +55,11 @@ _IMMUTABLE = (
     "cannot be overwritten because the tag is immutable",
 )
 """What Google's Artifact Registry and Amazon's ECR say to a tag that they do not let be moved."""
+
+_KEPT = "the steps that were done are kept in the store: the same command begins behind them"
+_NO_REPOSITORY = (
+    "is the name right? some registries want a repository to be made before the first push"
+)
 
 
 @dataclass(slots=True)
@@ -112,7 +121,8 @@ class Destination:
 
     async def send_config(self, raw: bytes, session: Future[UploadSession]) -> None:
         """Bring the configuration here; returns when it has arrived."""
-        await (await session.wait()).put(raw, Digest.of(raw))
+        with self._pushing():
+            await (await session.wait()).put(raw, Digest.of(raw))
 
     async def wait_layers(self) -> None:
         """Return when every layer that was sent has arrived."""
@@ -140,9 +150,10 @@ class Destination:
     ) -> None:
         identifier = reference.tag or str(manifest.digest)
         try:
-            await self._client.put_manifest(
-                self.repository, identifier, manifest.raw, manifest.media_type
-            )
+            with self._pushing():
+                await self._client.put_manifest(
+                    self.repository, identifier, manifest.raw, manifest.media_type
+                )
         except RegistryError as error:
             if not (keep_immutable and any(words in error.message for words in _IMMUTABLE)):
                 raise
@@ -151,18 +162,39 @@ class Destination:
         self._job.reporter.emit(ImagePushed(reference, manifest.digest))
 
     async def _start_upload(self) -> UploadSession:
-        session = await self._client.mount_or_start_upload(self.repository)
+        with self._pushing():
+            session = await self._client.mount_or_start_upload(self.repository)
         assert isinstance(session, UploadSession)
         return session
+
+    @contextmanager
+    def _pushing(self) -> Iterator[None]:
+        """Tell the destination's errors from those of whoever makes the bytes: a pull is a GET."""
+        try:
+            with one_error():
+                yield
+        except (NotAuthorized, RateLimited, PushFailed):
+            raise
+        except RegistryError as error:
+            exchange = error.exchange
+            if exchange is None or exchange.method in ("GET", "CONNECT"):
+                raise
+            unknown = exchange.method == "POST" and exchange.status == 404
+            hint = _NO_REPOSITORY if unknown else _KEPT
+            name = f"{self.registry}/{self.repository}"
+            failed = PushFailed(f"cannot push to {name}: {error.message}", hint=hint)
+            failed.exchange = exchange
+            raise failed from error
 
     async def _send(
         self, layer: ImageLayer, session: Future[UploadSession] | None, arrived: Promise[None]
     ) -> None:
         try:
-            if isinstance(layer, BaseLayer):
-                await self._send_base(layer)
-            else:
-                await self._send_new(layer, session or self.open_session())
+            with self._pushing():
+                if isinstance(layer, BaseLayer):
+                    await self._send_base(layer)
+                else:
+                    await self._send_new(layer, session or self.open_session())
         except BaseException as error:
             if self._required or not isinstance(error, Exception):
                 arrived.abandon()

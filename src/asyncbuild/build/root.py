@@ -8,10 +8,11 @@ that no RUN sees is never written to disk at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from asyncbuild.build.futures import Future
+from asyncbuild.errors import AsyncbuildError, SourceLocation
 from asyncbuild.rootfs.view import DirectoryTree, Tree, View
 
 Directories = tuple[Path, ...]
@@ -34,14 +35,18 @@ class Addition:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Root:
-    """``base`` is asked for only when something needs it; ``additions`` are bottom first."""
+    """``base`` is asked for only when something needs it; ``additions`` are bottom first.
+
+    ``named_at`` is the FROM that names the base: what is wrong with it is said there.
+    """
 
     base: Callable[[], Future[Directories]] | None = None
     additions: tuple[Addition, ...] = ()
+    named_at: SourceLocation | None = None
 
     def with_addition(self, addition: Addition) -> Root:
         """This root with one more step's result on top."""
-        return Root(self.base, (*self.additions, addition))
+        return replace(self, additions=(*self.additions, addition))
 
     async def view(self) -> View:
         """Look at the files without mounting anything; waits for the base's layers."""
@@ -58,4 +63,9 @@ class Root:
         return (*[await directory.wait() for directory in asked], *below)
 
     async def _base_directories(self) -> Directories:
-        return () if self.base is None else await self.base().wait()
+        if self.base is None:
+            return ()
+        try:
+            return await self.base().wait()
+        except AsyncbuildError as error:
+            raise error.at(self.named_at) from error

@@ -21,6 +21,14 @@ from asyncbuild.rootfs.sandbox import run_sandboxed
 from asyncbuild.rootfs.users import Identity, command_environment, resolve_user
 from asyncbuild.rootfs.view import DirectoryTree, View
 
+_HINTS = {
+    126: "the program cannot be executed: is it executable, and for this platform?",
+    127: "is the program in this image, and its directory in PATH?",
+    137: "SIGKILL ended it: was there enough memory?",
+    139: "SIGSEGV ended it",
+}
+"""What a command's exit code may mean, where it is more than the command's own affair."""
+
 
 async def run(at: At, instruction: ins.Run) -> Change:
     """RUN: a command in the sandbox, upon everything so far; its changes are the upper directory."""
@@ -37,10 +45,7 @@ async def run(at: At, instruction: ins.Run) -> Change:
         session.sandboxes.prepare()
     code = await run_sandboxed(spec, partial(_tell_output, at), helper=helper)
     if code != 0:
-        raise RunFailed(
-            f"RUN failed with exit code {code}: {instruction.original.removeprefix('RUN ')}",
-            code=code,
-        )
+        raise RunFailed(f"RUN failed with exit code {code}", code=code, hint=_HINTS.get(code))
     upper = work / "fs"
     root = state.root.with_addition(_directory_addition(upper))
     layer = session.packer.upper(at.named, upper, lowers) if at.packed else None

@@ -166,7 +166,10 @@ class Supply:
 
     async def _resolve_at(self, reference: Reference, platform: Platform) -> BaseImage:
         started = trio.current_time()
-        manifest = await self._manifest(reference, reference.identifier)
+        try:
+            manifest = await self._manifest(reference, reference.identifier)
+        except ImageNotFound as error:
+            raise _no_such_image(reference, error) from error
         if isinstance(manifest, Index):
             entry = manifest.choose(platform)
             if entry is None:
@@ -328,6 +331,14 @@ def _decides(view: View, paths: tuple[str, ...]) -> bool:
 async def _remove(work: Path) -> None:
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
+
+
+def _no_such_image(reference: Reference, error: ImageNotFound) -> ImageNotFound:
+    return ImageNotFound(
+        f"there is no image {reference.familiar}",
+        exchange=error.exchange,
+        hint="check its name and tag; some registries say this of images that need a login",
+    )
 
 
 def _platforms(index: Index) -> str:

@@ -119,7 +119,7 @@ class _Blob:
             )
         if self._hash.hexdigest() != wanted.digest.hex:
             found = f"{wanted.digest.algorithm}:{self._hash.hexdigest()}"
-            raise IntegrityError(f"layer {wanted.digest}: what came is {found}")
+            raise IntegrityError(f"layer {wanted.digest} is damaged: its bytes are {found}")
 
     def _received(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
