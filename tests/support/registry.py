@@ -271,13 +271,14 @@ def _wait_until_up(child: subprocess.Popen[bytes], host: str, log: Path) -> None
         time.sleep(0.01)
 
 
-def make_tls(directory: Path) -> Tls:
-    """A certificate authority of our own and a certificate for 127.0.0.1 and localhost, by openssl."""
+def make_tls(directory: Path, names: tuple[str, ...] = ("localhost",)) -> Tls:
+    """A certificate authority of our own and a certificate for 127.0.0.1 and ``names``, by openssl."""
     directory.mkdir(parents=True, exist_ok=True)
     ca_key, ca = directory / "ca.key", directory / "ca.crt"
     key, request, certificate = (directory / f"server.{end}" for end in ("key", "csr", "crt"))
     extensions = directory / "extensions"
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    certified = ",".join(f"DNS:{name}" for name in names)
+    extensions.write_text(f"subjectAltName=IP:127.0.0.1,{certified}\n")
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     authority = ["-x509", "-days", "2", "-subj", "/CN=asyncbuild tests", "-keyout", str(ca_key)]
     _openssl("req", *new_key, *authority, "-out", str(ca))

@@ -5,6 +5,7 @@ a deadline, a parser call and two checkpoints (82 MB/s here). Ours drains a non-
 descriptor-based `ssl.SSLSocket`, into a buffer of half a MiB before it returns.
 
 A connection may be *dialled* ahead: the next `connect_tcp` to the same address takes it, TLS included.
+A backend may reach everything through a proxy's tunnels (CONNECT, RFC 9110, 9.3.6).
 """
 
 # ruff: noqa: ASYNC109 - httpcore hands its timeouts over as arguments.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
@@ -22,11 +24,13 @@ from typing import Any
 import httpcore
 import trio
 
+from asyncbuild.registry.proxies import Proxy
 from asyncbuild.registry.tls import Trust
 
 READ_BYTES = 512 << 10
 _UNSENT_BYTES = 1 << 20
 _TCP_NOTSENT_LOWAT = 25
+_LONGEST_ANSWER = 64 << 10
 
 SocketOptions = Iterable[Any]
 
@@ -41,6 +45,10 @@ class TlsRefused(httpcore.ConnectError):
 
 class NotTls(httpcore.ConnectError):
     """The other side does not speak TLS, or broke off while it was agreed upon."""
+
+
+class ProxyRefused(httpcore.ConnectError):
+    """The proxy makes no tunnel, and would not if asked again (403, 407, and their like)."""
 
 
 class Buffer:
@@ -209,10 +217,13 @@ class _Dialled:
 
 
 class SocketBackend(httpcore.AsyncNetworkBackend):
-    """Opens `SocketStream`s; those that were dialled ahead are handed out first."""
+    """Opens `SocketStream`s, through tunnels of ``proxy`` if there is one; those that were dialled ahead
+    are handed out first.
+    """
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trust, proxy: Proxy | None = None) -> None:
         self.trust = trust
+        self._proxy = proxy
         self.connections = 0
         self._buffer = Buffer()
         self._dialled: dict[tuple[str, int], list[_Dialled]] = {}
@@ -270,6 +281,26 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: SocketOptions = (),
     ) -> SocketStream:
+        if self._proxy is None:
+            return await self._connect(host, port, timeout, local_address, socket_options)
+        proxy = self._proxy
+        stream = await self._connect(proxy.host, proxy.port, timeout, local_address, socket_options)
+        try:
+            with _mapped(httpcore.ConnectError, httpcore.ConnectTimeout):
+                await _ask_for_tunnel(stream, proxy, host, port, timeout)
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
+
+    async def _connect(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None,
+        local_address: str | None,
+        socket_options: SocketOptions,
+    ) -> SocketStream:
         try:
             with trio.fail_after(math.inf if timeout is None else timeout):
                 opened = await trio.open_tcp_stream(host, port, local_address=local_address)
@@ -303,6 +334,28 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
                 if place.stream is not None:
                     await place.stream.aclose()
         self._dialled.clear()
+
+
+async def _ask_for_tunnel(
+    stream: SocketStream, proxy: Proxy, host: str, port: int, timeout: float | None
+) -> None:
+    """CONNECT: after an answer of 2xx the stream's other end is ``host``."""
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
+    if proxy.authorization:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    await stream.write("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"), timeout)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        received = await stream.read(READ_BYTES, timeout)
+        answer += received
+        if not received or len(answer) > _LONGEST_ANSWER:
+            raise httpcore.ConnectError(f"the proxy {proxy} answers with what is no HTTP")
+    match = re.match(rb"HTTP/1\.[01] (\d{3})", answer)
+    status = int(match[1]) if match else 0
+    if not 200 <= status < 300:
+        kind = ProxyRefused if 400 <= status < 500 else httpcore.ConnectError
+        raise kind(f"the proxy {proxy} makes no connection to {place}: {status or 'no HTTP'}")
 
 
 PLACEHOLDER = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -22,9 +22,17 @@ from asyncbuild.registry.caller import Caller, Patience, WireTokenService
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.credentials import Keychain, NoLogins
 from asyncbuild.registry.mirrors import Mirrors
+from asyncbuild.registry.proxies import Proxies
 from asyncbuild.registry.retry import RetryPolicy
 from asyncbuild.registry.tls import Trust, TrustSettings
-from asyncbuild.registry.transport import FixedLink, HostSettings, Link, SocketLink, Timeouts
+from asyncbuild.registry.transport import (
+    FixedLink,
+    HostSettings,
+    Link,
+    Network,
+    SocketLink,
+    Timeouts,
+)
 from asyncbuild.registry.wire import OnRequest, Statistics, Wire
 
 
@@ -33,8 +41,8 @@ class RegistrySettings:
     """What holds for all registries of a build.
 
     ``hosts`` says more of single hosts (by registry name), ``others`` of all that are not among them.
-    ``mirrors`` are where images are looked for first. ``environ`` is read for SSL_CERT_FILE and
-    SSL_CERT_DIR. ``realms`` may outlive a build: hosts that are known begin with a token.
+    ``mirrors`` are where images are looked for first. ``environ`` is read for SSL_CERT_FILE,
+    SSL_CERT_DIR and proxies. ``realms`` may outlive a build: hosts that are known begin with a token.
     ``transport`` replaces the network, for doubles. ``on_request`` is called at the end of each exchange.
     """
 
@@ -66,6 +74,7 @@ class Registries:
         self.settings = settings or RegistrySettings()
         self._hosts: dict[str, _Host] = {}
         self._trusts: dict[TrustSettings, Trust] = {}
+        self._proxies = Proxies.from_environment(self.settings.environ)
 
     def client(self, registry: str) -> RegistryClient:
         """The client for a registry, named as in `Reference.registry` (``docker.io`` for Docker Hub)."""
@@ -117,7 +126,8 @@ class Registries:
         )
         trust = replace(trust, client=host.client_certificate)
         shared = self._trusts.setdefault(trust, Trust(trust))
-        return SocketLink(registry, host, shared, self.settings.timeouts)
+        network = Network(shared, self._proxies)
+        return SocketLink(registry, host, network, self.settings.timeouts)
 
     async def aclose(self) -> None:
         """Close every connection; takes no time, also while the task is being cancelled."""

@@ -19,6 +19,7 @@ import trio
 
 from asyncbuild.registry.network import PLACEHOLDER, NotTls, SocketBackend
 from asyncbuild.registry.protocol import api_host, is_loopback
+from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.tls import Trust
 
 MAX_CONNECTIONS = 48
@@ -99,12 +100,12 @@ class SocketLink:
     """The link over real sockets."""
 
     def __init__(
-        self, registry: str, settings: HostSettings, trust: Trust, timeouts: Timeouts
+        self, registry: str, settings: HostSettings, network: Network, timeouts: Timeouts
     ) -> None:
         self.host = api_host(registry)
         self._timeouts = timeouts
-        self._backend = SocketBackend(trust)
-        self.transport: httpx.AsyncBaseTransport = PoolTransport(self._backend)
+        self._network = network
+        self.transport: httpx.AsyncBaseTransport = PoolTransport(network)
         self._scheme = _fixed_scheme(self.host, settings)
         self._insecure = settings.insecure
         self._lock = trio.Lock()
@@ -112,7 +113,7 @@ class SocketLink:
     @property
     def connections(self) -> int:
         """How many TCP connections were opened."""
-        return self._backend.connections
+        return self._network.connections
 
     async def base_url(self) -> str:
         """The scheme is found out on first use; raises httpx's connection errors."""
@@ -151,8 +152,12 @@ class SocketLink:
         parts = httpx.URL(url)
         tls = parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
-        host = parts.raw_host.decode("ascii")
-        await self._backend.dial(host, port, tls=tls, timeout=self._timeouts.connect)
+        host = parts.raw_host.decode("ascii").strip("[]")
+        proxy = self._network.proxies.find(parts.scheme, host, port)
+        backend = self._network.backend(proxy if tls else None)
+        if proxy is not None and not tls:
+            host, port = proxy.host, proxy.port
+        await backend.dial(host, port, tls=tls, timeout=self._timeouts.connect)
 
 
 def _fixed_scheme(host: str, settings: HostSettings) -> str | None:
@@ -161,37 +166,70 @@ def _fixed_scheme(host: str, settings: HostSettings) -> str | None:
     return None if settings.insecure or is_loopback(host) else "https"
 
 
-class PoolTransport(httpx.AsyncBaseTransport):
-    """httpx over httpcore's pool and our own sockets: HTTP/1.1, no proxy, lazy TLS."""
+class Network:
+    """The sockets of one client: those that go straight, and those in tunnels of proxies."""
 
-    def __init__(self, backend: SocketBackend) -> None:
-        self._backend = backend
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=PLACEHOLDER,
-            max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=MAX_CONNECTIONS,
-            keepalive_expiry=KEEPALIVE_SECONDS,
-            network_backend=backend,
-        )
+    def __init__(self, trust: Trust, proxies: Proxies | None = None) -> None:
+        self.proxies = proxies or Proxies()
+        self._trust = trust
+        self._backends: dict[Proxy | None, SocketBackend] = {}
+
+    def backend(self, proxy: Proxy | None = None) -> SocketBackend:
+        """The backend whose connections are tunnels of ``proxy``; None is without one."""
+        if proxy not in self._backends:
+            self._backends[proxy] = SocketBackend(self._trust, proxy)
+        return self._backends[proxy]
+
+    @property
+    def connections(self) -> int:
+        """How many TCP connections were opened."""
+        return sum(backend.connections for backend in self._backends.values())
+
+    async def aclose(self) -> None:
+        """Close what was dialled and never used."""
+        for backend in self._backends.values():
+            await backend.aclose()
+
+
+class PoolTransport(httpx.AsyncBaseTransport):
+    """httpx over httpcore's pools and our own sockets: HTTP/1.1, lazy TLS.
+
+    A request over https goes through a proxy's tunnel; one over http is the proxy's own to forward.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._pools: dict[Proxy | None, httpcore.AsyncConnectionPool] = {}
+
+    def _pool(self, proxy: Proxy | None) -> httpcore.AsyncConnectionPool:
+        if proxy not in self._pools:
+            self._pools[proxy] = httpcore.AsyncConnectionPool(
+                ssl_context=PLACEHOLDER,
+                max_connections=MAX_CONNECTIONS,
+                max_keepalive_connections=MAX_CONNECTIONS,
+                keepalive_expiry=KEEPALIVE_SECONDS,
+                network_backend=self._network.backend(proxy),
+            )
+        return self._pools[proxy]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the answer's body is still to be read."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        url = httpcore.URL(
-            scheme=request.url.raw_scheme,
-            host=request.url.raw_host,
-            port=request.url.port,
-            target=request.url.raw_path,
-        )
+        url = request.url
+        tls = url.scheme == "https"
+        host = url.raw_host.decode("ascii").strip("[]")
+        proxy = self._network.proxies.find(url.scheme, host, url.port or (443 if tls else 80))
         sent = httpcore.Request(
             method=request.method,
-            url=url,
+            url=_plain_url(url) if tls or proxy is None else _forwarded_url(url, proxy),
             headers=request.headers.raw,
             content=request.stream,
             extensions=request.extensions,
         )
+        if proxy is not None and proxy.authorization and not tls:
+            sent.headers.append((b"Proxy-Authorization", proxy.authorization.encode("ascii")))
         with _as_httpx():
-            answer = await self._pool.handle_async_request(sent)
+            answer = await self._pool(proxy if tls else None).handle_async_request(sent)
         assert isinstance(answer.stream, AsyncIterable)
         body = _Body(answer.stream)
         return httpx.Response(
@@ -200,8 +238,26 @@ class PoolTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._backend.aclose()
-        await self._pool.aclose()
+        await self._network.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
+
+
+def _plain_url(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(
+        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+    )
+
+
+def _forwarded_url(url: httpx.URL, proxy: Proxy) -> httpcore.URL:
+    """The proxy, asked for the whole URL (RFC 9112, 3.2.2: absolute form)."""
+    origin = b"%s://%s" % (url.raw_scheme, url.netloc)
+    return httpcore.URL(
+        scheme=b"http",
+        host=proxy.host.encode("idna"),
+        port=proxy.port,
+        target=origin + url.raw_path,
+    )
 
 
 class _Body(httpx.AsyncByteStream):

@@ -17,7 +17,7 @@ import trio
 from asyncbuild import __version__
 from asyncbuild.errors import Exchange, RegistryError, RegistryUnavailable, RemoteProtocolError
 from asyncbuild.registry.bodies import Body, Reading
-from asyncbuild.registry.network import HostUnknown, TlsRefused
+from asyncbuild.registry.network import HostUnknown, ProxyRefused, TlsRefused
 from asyncbuild.registry.protocol import read_words, redact
 from asyncbuild.registry.transport import Timeouts
 
@@ -309,6 +309,9 @@ def _no_answer(exchange: Exchange, error: Exception) -> NoAnswer:
             "name its authority with --registry-certificate or SSL_CERT_FILE, "
             "or use --insecure for a registry that you trust anyway",
         )
+    if isinstance(cause, ProxyRefused):
+        hint = "HTTP_PROXY, HTTPS_PROXY and NO_PROXY say which proxy is used, and for what not"
+        return _final(str(error), exchange, hint)
     if isinstance(cause, HostUnknown):
         return _final(f"no such host: {error}", exchange)
     if isinstance(error, httpx.TimeoutException):
