@@ -191,7 +191,7 @@ def test_statistics_count_everything(shm_path: Path) -> None:
         add_layer(store, "x", b"123")
         store.commit_mend(store.new_mend(), diff_id("x"), replaces=False)
         (store.root / "blobs/sha256/stray").write_text("")
-        assert store.statistics() == StoreStatistics(1, 5, 1, 3, 1)
+        assert store.statistics() == StoreStatistics(1, 5, 1, 3, 1, 0)
 
 
 _OWNER = """

@@ -10,6 +10,7 @@
     records/results/<key>        what came of a step with that key (`asyncbuild.cache`)
     records/diff-ids/<digest>    the DiffId of a blob; records/digests/<diffid>/<digest> the reverse
     tmp/<owner>/                 work in progress, one directory for each living process
+    cache-mounts/                see `asyncbuild.store.cachemounts`
     contents                     digests of files in contexts (`asyncbuild.context.fingerprint`)
     journal*, lock               see `asyncbuild.store.journal`; held while a store is opened
 """
@@ -36,6 +37,7 @@ _DIRECTORIES = (
     "records/diff-ids",
     "records/digests",
     "records/results",
+    "cache-mounts",
     "tmp",
 )
 _OURS = {"contents", "lock", "lost+found", "index.json", *(name.partition("/")[0] for name in _DIRECTORIES)}

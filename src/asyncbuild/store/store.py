@@ -17,6 +17,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,7 @@ from typing import Self
 from asyncbuild.errors import IntegrityError
 from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.store.cachemounts import CacheMounts
 from asyncbuild.store.disk import boot_id, explained, write_atomically
 from asyncbuild.store.journal import Doubt, Journal
 from asyncbuild.store.layout import Item, Layout
@@ -61,6 +63,7 @@ class StoreStatistics:
     layers: int
     layer_bytes: int
     mends: int
+    cache_mounts: int
 
 
 class Store:
@@ -91,6 +94,8 @@ class Store:
                 doubt = journal.doubt()
                 if doubt is not None:
                     _settle(layout, place, doubt)
+                    fresh = partial(place.fresh, "cache-mount")
+                    CacheMounts(layout.root, journal, fresh).drop_used_since(doubt.since_ns)
                     journal.settle()
             return cls(layout, journal, place)
 
@@ -265,6 +270,13 @@ class Store:
         with explained(self.root):
             self._appear(work, self._layout.tree(key))
 
+    # Cache mounts
+
+    @property
+    def cache_mounts(self) -> CacheMounts:
+        """The directories that RUN --mount=type=cache shares between builds."""
+        return CacheMounts(self.root, self._journal, partial(self._place.fresh, "cache-mount"))
+
     # Work in progress
 
     def new_work(self, purpose: str, *inside: str) -> Path:
@@ -301,6 +313,7 @@ class Store:
                 len(layers),
                 sum(layer.facts.size for layer in layers),
                 sum(1 for _ in self._layout.items("mend")),
+                sum(1 for _ in self.cache_mounts.instances()),
             )
 
     def _work(self, purpose: str, *inside: str) -> Path:
