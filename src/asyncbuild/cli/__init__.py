@@ -1,19 +1,26 @@
-"""What a person types: the commands, in the shape of ``docker buildx``.
+"""What a person types: the commands, in the shape of ``docker buildx``; called as ``executor`` or
+``warmer``, kaniko's.
 
 Imports wait until a command needs them: ``asyncbuild --version`` costs what Python costs.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from asyncbuild import __version__
 
+_CALLED_AS = {"executor": ["kaniko"], "warmer": ["kaniko", "warmer"]}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/reference/exit-codes.md)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        words = [*_CALLED_AS.get(os.path.basename(sys.argv[0]), []), *sys.argv[1:]]
+    else:
+        words = list(arguments)
     if words in (["--version"], ["version"]):
         sys.stdout.write(f"asyncbuild {__version__}\n")
         return 0

@@ -42,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
     _plan(commands)
     _check(commands)
     _pin(commands)
+    commands.add_parser(  # it reads its own flags, by other rules than ours
+        "kaniko",
+        help="build from kaniko's command line (see: asyncbuild kaniko --help)",
+        add_help=False,
+    )
     return top
 
 

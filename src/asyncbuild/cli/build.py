@@ -63,7 +63,7 @@ def build(options: argparse.Namespace) -> int:
     try:
         if not (request.destinations or request.outputs):
             reporter.emit(WarningRaised("no -t and no --output: the image will go nowhere"))
-        result = trio.run(_run, request, settings, reporter)
+        result = trio.run(run_build, request, settings, reporter)
     finally:
         reporter.close()
         if options.trace:
@@ -74,9 +74,11 @@ def build(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _run(
+async def run_build(
     request: BuildRequest, settings: RegistrySettings, reporter: Reporter
 ) -> BuildResult:
+    """Build what ``request`` asks for; a signal ends it in good order."""
+
     async def tick() -> None:
         while True:
             await trio.sleep(_TICK_SECONDS)

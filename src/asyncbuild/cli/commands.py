@@ -17,6 +17,10 @@ BROKEN = 70  # sysexits' EX_SOFTWARE: a fault of ours
 def dispatch(words: Sequence[str]) -> int:
     """Parse ``words``, run their command, print its error if it raises one."""
     try:
+        if words[:1] == ["kaniko"]:
+            from asyncbuild.cli.kaniko import kaniko  # noqa: PLC0415
+
+            return kaniko(words[1:])
         options = arguments.parser().parse_args(words)
         return _command(options.command)(options)
     except AsyncbuildError as error:

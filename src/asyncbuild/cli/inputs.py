@@ -38,7 +38,7 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
     here = Platform.of_machine(platform.machine())
     return Inputs(
         context=context,
-        dockerfile=_read(path),
+        dockerfile=read_dockerfile(path),
         dockerfile_path=path,
         build_args=build_arguments(options.build_arg, os.environ),
         platform=_platform(options.platform, here),
@@ -82,7 +82,8 @@ def _dockerfile_path(context: Path, named: str | None) -> Path:
     return lower if not path.exists() and lower.exists() else path
 
 
-def _read(path: Path) -> bytes:
+def read_dockerfile(path: Path) -> bytes:
+    """The Dockerfile's text; raises `InputError` if it cannot be read or is too large to be one."""
     try:
         with sys.stdin.buffer if str(path) == "/dev/stdin" else path.open("rb") as file:
             text = file.read(MOST_DOCKERFILE_BYTES + 1)

@@ -1,0 +1,235 @@
+"""``asyncbuild kaniko``, and the program called as ``executor``: kaniko's command line, our builds.
+
+docs/migrating-from-kaniko.md says of every flag what it does here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from asyncbuild import __version__
+from asyncbuild.build.request import BuildRequest, BuildResult, CachePlace
+from asyncbuild.cli import kaniko_options as wanted
+from asyncbuild.cli.build import creation_time, run_build, store_directory
+from asyncbuild.cli.cache_options import read_cache_options
+from asyncbuild.cli.inputs import pairs
+from asyncbuild.cli.kaniko_files import builder_output, digest_files, write_file
+from asyncbuild.cli.kaniko_flags import EXECUTOR, Given, parse_duration, read_flags
+from asyncbuild.cli.kaniko_registries import registry_settings
+from asyncbuild.cli.kaniko_source import KanikoSource, open_source
+from asyncbuild.errors import UsageError
+from asyncbuild.image.platform import Platform
+from asyncbuild.image.reference import Reference
+from asyncbuild.output.spec import OutputKind, OutputSpec
+from asyncbuild.report.choose import make_reporter
+from asyncbuild.report.events import Reporter, WarningRaised
+
+GUIDE = "docs/migrating-from-kaniko.md"
+_WARMED = Path("/cache/asyncbuild")
+
+
+def kaniko(words: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
+    """Run kaniko's command line and return the exit code; errors are `AsyncbuildError`."""
+    environ = os.environ if environ is None else environ
+    match list(words[:1]):
+        case ["version"]:
+            sys.stdout.write(f"asyncbuild {__version__} (kaniko's command line)\n")
+            return 0
+        case ["warmer"]:
+            from asyncbuild.cli.kaniko_warmer import warmer  # noqa: PLC0415 - rarely needed
+
+            return warmer(words[1:], environ)
+        case ["login"]:
+            from asyncbuild.cli.kaniko_login import login  # noqa: PLC0415
+
+            return login(words[1:], environ)
+        case ["push"]:
+            raise UsageError("executor push is not in this version: build and push in one call")
+    if {"-h", "--help", "help"}.intersection(words):
+        sys.stdout.write(help_text())
+        return 0
+    return _execute(_read(words), environ)
+
+
+def _read(words: Sequence[str]) -> Given:
+    given = read_flags(EXECUTOR, words)
+    if given.words:
+        raise UsageError(
+            f"unknown word {given.words[0]!r}", hint="a flag of true or false is --flag=false"
+        )
+    return given
+
+
+def _execute(given: Given, environ: Mapping[str, str]) -> int:
+    wanted.check(given, environ)
+    reporter = make_reporter(wanted.progress(given), sys.stderr, environ, time.monotonic)
+    with ExitStack() as stack:
+        stack.callback(reporter.close)
+        _warn(given, reporter)
+        source = open_source(given, environ, stack)
+        request = build_request(given, source, environ)
+        if given.on("dryrun"):
+            return _print_plan(request)
+        settings = registry_settings(given, request.destinations, environ)
+        first, *others = given.texts("target") or (None,)
+        for target in others:  # built, as kaniko does, and not published
+            trio.run(run_build, _unpublished(request, target), settings, reporter)
+        result = trio.run(run_build, replace(request, target=first), settings, reporter)
+    _write_files(given, result, environ)
+    sys.stdout.write(f"{result.manifest.digest}\n")
+    return 0
+
+
+def _warn(given: Given, reporter: Reporter) -> None:
+    if given.without_meaning:
+        flags = ", ".join(given.without_meaning)
+        reporter.emit(WarningRaised(f"without meaning here: {flags} (see {GUIDE})"))
+
+
+def _print_plan(request: BuildRequest) -> int:
+    from asyncbuild.build.builder import plan_build  # noqa: PLC0415 - only for --dryrun
+    from asyncbuild.plan.render import render  # noqa: PLC0415
+
+    sys.stdout.write(render(plan_build(request)))
+    return 0
+
+
+def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]) -> BuildRequest:
+    """What the flags ask for, with the first ``--target``."""
+    named = wanted.destinations(given)
+    here = Platform.of_machine(platform.machine())
+    reproducible = given.on("reproducible")
+    request = BuildRequest(
+        context=source.context,
+        dockerfile=source.dockerfile,
+        dockerfile_path=source.dockerfile_path,
+        store=_store(given, environ),
+        platform=_platform(given, here),
+        build_platform=here,
+        created=_created(environ, reproducible=reproducible),
+        destinations=named if wanted.pushes(given, environ) else (),
+        outputs=_outputs(wanted.outputs(given)),
+        names=named or ((wanted.UNNAMED,) if given.text("tar-path") else ()),
+        target=next(iter(given.texts("target")), None),
+        build_args=wanted.build_arguments(given, environ),
+        labels=pairs(given.texts("label"), "--label"),
+        annotations=pairs(given.texts("annotation"), "--annotation"),
+        compression=wanted.compression(given),
+        docker_media_types=wanted.docker_types(given),
+        keep_immutable_tags=given.on("push-ignore-immutable-tag-errors"),
+        squash=given.on("single-snapshot"),
+        ignored_paths=given.texts("ignore-path"),
+        clamp_times=reproducible,
+    )
+    return _with_cache(request, given, named, environ)
+
+
+def _store(given: Given, environ: Mapping[str, str]) -> Path:
+    asked = wanted.store(given, environ)
+    if asked is not None:
+        return asked
+    return _WARMED if _WARMED.is_dir() else store_directory(None, environ)
+
+
+def _platform(given: Given, here: Platform) -> Platform:
+    text = given.text("custom-platform")
+    try:
+        return Platform.parse(text, here) if text else here
+    except ValueError as error:
+        raise UsageError(f"--custom-platform: {error}") from None
+
+
+def _created(environ: Mapping[str, str], *, reproducible: bool) -> int:
+    if reproducible and not environ.get("SOURCE_DATE_EPOCH"):
+        return 0
+    return creation_time(environ)
+
+
+def _outputs(files: wanted.Outputs) -> tuple[OutputSpec, ...]:
+    found = []
+    if files.tar:
+        found.append(OutputSpec(OutputKind.DOCKER, files.tar))
+    if files.layout:
+        found.append(OutputSpec(OutputKind.OCI, files.layout, tar=False))
+    return tuple(found)
+
+
+def _unpublished(request: BuildRequest, target: str) -> BuildRequest:
+    return replace(request, target=target, destinations=(), outputs=(), names=())
+
+
+def _with_cache(
+    request: BuildRequest, given: Given, named: tuple[Reference, ...], environ: Mapping[str, str]
+) -> BuildRequest:
+    """The request with kaniko's cache: one place that is read and written, for all stages."""
+    kinds = given.on("cache-run-layers") or given.on("cache-copy-layers")
+    if not (given.on("cache") and kinds):
+        return replace(request, use_cache=False)
+    sources, targets = cache_places(given.text("cache-repo"), named, environ)
+    return replace(
+        request,
+        cache_from=sources,
+        cache_to=() if given.on("no-push-cache") else targets,
+        cache_ttl=parse_duration("--cache-ttl", given.text("cache-ttl")),
+    )
+
+
+def cache_places(
+    repository: str, named: Sequence[Reference], environ: Mapping[str, str]
+) -> tuple[tuple[CachePlace, ...], tuple[CachePlace, ...]]:
+    """Where results are looked for, and where they go: ``--cache-repo``, by default ``cache`` below the
+    first destination's repository; ``oci:PATH`` is a directory.
+    """
+    options = argparse.Namespace(
+        cache_from=[], cache_to=[], cache_repo="", cache_ttl="", no_cache=False, no_cache_filter=[]
+    )
+    if repository.startswith("oci:"):
+        path = repository.removeprefix("oci:")
+        options.cache_from = [f"type=local,src={path}"]
+        options.cache_to = [f"type=local,dest={path},mode=max"]
+    elif repository or named:
+        options.cache_repo = repository or f"{named[0].name}/cache"
+    read = read_cache_options(options, environ)
+    return read.sources, read.targets
+
+
+def _write_files(given: Given, result: BuildResult, environ: Mapping[str, str]) -> None:
+    digest = result.manifest.digest
+    files = digest_files(wanted.outputs(given), digest, wanted.destinations(given))
+    for place, data in (*files, *builder_output(environ, digest, result.pushed)):
+        write_file(place, data)
+
+
+def help_text() -> str:
+    """The flags in columns; what each does is in the guide."""
+    names = sorted(f"--{flag.name}" for flag in EXECUTOR if not flag.now)
+    width, rows = max(map(len, names)) + 2, -(-len(names) // 3)
+    lines = [
+        "".join(name.ljust(width) for name in names[row::rows]).rstrip() for row in range(rows)
+    ]
+    return "\n".join(
+        (
+            "usage: executor [FLAG[=VALUE]]…   (or: asyncbuild kaniko …)",
+            "       executor login REGISTRY -u USER [-p PASSWORD | --password-stdin]",
+            "",
+            "kaniko's command line: builds the Dockerfile of --context, pushes it to every --destination.",
+            "",
+            *lines,
+            "",
+            "example:",
+            "  executor --context dir:///workspace --destination registry.example.com/app:1 --cache=true",
+            "",
+            f"{GUIDE} says what each flag does.",
+            "",
+        )
+    )

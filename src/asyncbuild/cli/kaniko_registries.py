@@ -1,0 +1,173 @@
+"""kaniko's flags of registries: which may be plain, whom to trust, where to look first, how to log in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from asyncbuild.cli.kaniko_flags import Given
+from asyncbuild.errors import UsageError
+from asyncbuild.image.reference import DOCKER_HUB, Reference
+from asyncbuild.registry.auth import ANONYMOUS, Credential
+from asyncbuild.registry.credentials import DockerKeychain, Keychain, load_docker_configs
+from asyncbuild.registry.mirrors import Mirror, Mirrors, registry_name
+from asyncbuild.registry.registries import RegistrySettings
+from asyncbuild.registry.retry import RetryPolicy
+from asyncbuild.registry.transport import HostSettings
+
+_HELPERS = ("env", "google", "ecr", "acr", "gitlab")
+
+
+def registry_settings(
+    given: Given, destinations: Iterable[Reference], environ: Mapping[str, str]
+) -> RegistrySettings:
+    """What the flags and the environment say of registries; ``destinations`` are what is pushed to.
+
+    Flags without a host's name are kaniko's ``--insecure`` and ``--skip-tls-verify`` for the
+    destinations, and their ``-pull`` forms for every other registry.
+    """
+    mirrors = read_mirrors(given, environ)
+    hosts: dict[str, HostSettings] = {}
+    others = HostSettings()
+    if given.on("skip-tls-verify-pull"):
+        others = HostSettings(insecure=True, plain=False)
+    if given.on("insecure-pull"):
+        others = HostSettings(insecure=True)
+    pushed = {reference.registry for reference in destinations}
+    for host in sorted(pushed):
+        hosts[host] = _pushed_host(given, others)
+    for name in given.texts("insecure-registry"):
+        hosts[registry_name(name)] = HostSettings(insecure=True)
+    for name in given.texts("skip-tls-verify-registry"):
+        known = hosts.get(registry_name(name), others)
+        if not known.insecure:
+            hosts[registry_name(name)] = HostSettings(insecure=True, plain=False)
+    for mirror in (mirror for places in mirrors.places.values() for mirror in places):
+        if mirror.plain:
+            hosts[mirror.registry] = HostSettings(insecure=True, plain=True)
+    _add_certificates(given, hosts, others)
+    return RegistrySettings(
+        keychain=keychain(given, environ),
+        hosts=hosts,
+        others=others,
+        mirrors=mirrors,
+        environ=environ,
+        policy=_policy(given),
+    )
+
+
+def _pushed_host(given: Given, others: HostSettings) -> HostSettings:
+    if _on(given, "insecure"):
+        return HostSettings(insecure=True)
+    if _on(given, "skip-tls-verify") and not others.insecure:
+        return HostSettings(insecure=True, plain=False)
+    return others
+
+
+def _on(given: Given, name: str) -> bool:
+    """Whether a flag that the warmer does not have is on."""
+    return any(flag.name == name for flag in given.table) and given.on(name)
+
+
+def _add_certificates(given: Given, hosts: dict[str, HostSettings], others: HostSettings) -> None:
+    for option in given.texts("registry-certificate"):
+        host, file = _pair("--registry-certificate", option)
+        hosts[host] = replace(hosts.get(host, others), ca_file=file)
+    for option in given.texts("registry-client-cert"):
+        host, files = _pair("--registry-client-cert", option)
+        certificate, comma, key = files.partition(",")
+        if not (certificate and comma and key) or "," in key:
+            raise UsageError(
+                f"--registry-client-cert {option}: write HOST=CERTIFICATE_FILE,KEY_FILE"
+            )
+        hosts[host] = replace(hosts.get(host, others), client_certificate=(certificate, key))
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    host, equals, value = text.partition("=")
+    if not (host and equals and value):
+        raise UsageError(f"{option} {text}: write HOST=FILE")
+    return registry_name(host), value
+
+
+def read_mirrors(given: Given, environ: Mapping[str, str]) -> Mirrors:
+    """``--registry-map``, then ``--registry-mirror`` for Docker Hub; the environment adds to each."""
+    maps = [*given.texts("registry-map"), environ.get("KANIKO_REGISTRY_MAP", "")]
+    mirrors = [*given.texts("registry-mirror"), environ.get("KANIKO_REGISTRY_MIRROR", "")]
+    pairs = [pair for text in maps for pair in text.split(";") if pair]
+    pairs += [f"{DOCKER_HUB}={mirror}" for mirror in mirrors if mirror]
+    places: dict[str, tuple[Mirror, ...]] = {}
+    for pair in pairs:
+        host, place = _pair("--registry-map", pair)
+        places[host] = (*places.get(host, ()), Mirror.parse(place))
+    return Mirrors(places, fallback=not given.on("skip-default-registry-fallback"))
+
+
+def _policy(given: Given) -> RetryPolicy:
+    """Our own patience, or more: kaniko's flags count repetitions, ours are tries."""
+    names = {flag.name for flag in given.table} & {"push-retry", "image-download-retry"}
+    asked = [1 + given.number(name) for name in names]
+    usual = RetryPolicy()
+    return replace(usual, attempts=max([usual.attempts, *asked]))
+
+
+def keychain(given: Given, environ: Mapping[str, str]) -> Keychain:
+    """Docker's configurations, then what ``--credential-helpers`` lets the environment say."""
+    configs = load_docker_configs(environ, os.path.expanduser("~"))
+    docker = DockerKeychain(configs, environ)
+    known = any(flag.name == "credential-helpers" for flag in given.table)
+    chosen: tuple[str, ...] = _HELPERS
+    if known and given.has("credential-helpers"):
+        chosen = given.texts("credential-helpers")
+        for name in chosen:
+            if name not in _HELPERS:
+                raise UsageError(
+                    f"--credential-helpers {name}: it is one of {', '.join(_HELPERS)}, or empty"
+                )
+    return EnvironmentKeychain(docker, environ, env="env" in chosen, gitlab="gitlab" in chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentKeychain:
+    """A keychain, and behind it the logins that an environment holds.
+
+    ``env``: KANIKO_<HOST>_USER and KANIKO_<HOST>_PASSWORD, the host in capitals with ``_`` for ``.`` and
+    ``-``, or any of its parent domains (kaniko, ``pkg/creds/env_keychain.go``). ``gitlab``: the variables
+    that GitLab gives every job for its registry and its dependency proxy (predefined variables,
+    docs.gitlab.com/ci/variables).
+    """
+
+    first: Keychain
+    environ: Mapping[str, str]
+    env: bool = True
+    gitlab: bool = True
+
+    async def credential(self, registry: str) -> Credential:
+        """The login for a registry host; `ANONYMOUS` if there is none."""
+        found = await self.first.credential(registry)
+        if found.anonymous and self.env:
+            found = self._kaniko(registry)
+        if found.anonymous and self.gitlab:
+            found = self._gitlab(registry)
+        return found
+
+    def _kaniko(self, registry: str) -> Credential:
+        host = "index.docker.io" if registry == DOCKER_HUB else registry
+        parts = host.upper().replace("-", "_").split(".")
+        for start in range(len(parts)):
+            stem = f"KANIKO_{'_'.join(parts[start:])}"
+            user, password = (self.environ.get(f"{stem}_{end}") for end in ("USER", "PASSWORD"))
+            if user is not None and password is not None:
+                return Credential(user, password)
+        return ANONYMOUS
+
+    def _gitlab(self, registry: str) -> Credential:
+        for server, stem in (
+            ("CI_REGISTRY", "CI_REGISTRY"),
+            ("CI_DEPENDENCY_PROXY_SERVER", "CI_DEPENDENCY_PROXY"),
+        ):
+            user, password = (self.environ.get(f"{stem}_{end}") for end in ("USER", "PASSWORD"))
+            if self.environ.get(server) == registry and user and password:
+                return Credential(user, password)
+        return ANONYMOUS

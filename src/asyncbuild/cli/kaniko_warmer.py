@@ -1,0 +1,76 @@
+"""The program called as ``warmer``: base images into ``--cache-dir``, where ``executor`` finds them."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import trio
+
+from asyncbuild.build.warming import warm_images
+from asyncbuild.cli import kaniko_options as wanted
+from asyncbuild.cli.inputs import read_dockerfile
+from asyncbuild.cli.kaniko_flags import WARMER, Given, read_flags
+from asyncbuild.cli.kaniko_registries import registry_settings
+from asyncbuild.dockerfile.parser import parse_dockerfile
+from asyncbuild.errors import UsageError
+from asyncbuild.image.platform import Platform
+from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.plan.planner import PlanRequest, make_plan
+from asyncbuild.report.choose import make_reporter
+from asyncbuild.report.events import WarningRaised
+
+Image = tuple[Reference, Platform]
+
+
+def warmer(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Fetch the images that ``--image`` and ``--dockerfile`` name; prints each with its digest."""
+    given = read_flags(WARMER, words)
+    if given.words:
+        raise UsageError(f"unknown word {given.words[0]!r}")
+    images = images_of(given, environ)
+    settings = registry_settings(given, (), environ)
+    store = Path(given.text("cache-dir")) / "asyncbuild"
+    reporter = make_reporter(wanted.progress(given), sys.stderr, environ, time.monotonic)
+    try:
+        if given.without_meaning:
+            flags = ", ".join(given.without_meaning)
+            reporter.emit(WarningRaised(f"without meaning here: {flags}"))
+        found = trio.run(warm_images, images, store, settings, reporter)
+    finally:
+        reporter.close()
+    for (reference, _), image in zip(images, found, strict=True):
+        sys.stdout.write(f"{reference} {image.manifest.digest}\n")
+    return 0
+
+
+def images_of(given: Given, environ: Mapping[str, str]) -> tuple[Image, ...]:
+    """Every image that is named, each once. Raises `UsageError` if there is none."""
+    here = Platform.of_machine(platform.machine())
+    text = given.text("customPlatform")
+    try:
+        chosen = Platform.parse(text, here) if text else here
+        images = [(Reference.parse(name), chosen) for name in given.texts("image")]
+    except InvalidReference as error:
+        raise UsageError(f"--image: {error}") from None
+    except ValueError as error:
+        raise UsageError(f"--customPlatform: {error}") from None
+    if given.text("dockerfile"):
+        images += _bases(Path(given.text("dockerfile")), given, environ, chosen)
+    if not images:
+        raise UsageError("name at least one --image, or a --dockerfile with some")
+    return tuple(dict.fromkeys(images))
+
+
+def _bases(path: Path, given: Given, environ: Mapping[str, str], chosen: Platform) -> list[Image]:
+    dockerfile = parse_dockerfile(read_dockerfile(path), str(path))
+    request = PlanRequest(
+        platform=chosen,
+        build_platform=Platform.of_machine(platform.machine()),
+        build_args=wanted.build_arguments(given, environ),
+    )
+    planned = make_plan(dockerfile, request).images
+    return [(item.image.reference, item.image.platform) for item in planned]
