@@ -105,10 +105,10 @@ def violation(notices: Iterable[Notice]) -> DockerfileError | None:
     counted = [notice for notice in notices if counts_as_error(notice)]
     if not counted:
         return None
-    rules = ", ".join(sorted({notice.rule for notice in counted}))
+    rules = sorted({notice.rule for notice in counted})
     place = next((notice.location for notice in counted if notice.location), None)
-    hint = "`check=error=true` makes what build checks find an error"
-    message = f"the build checks found something: {rules}: {counted[0].message}"
+    hint = "error=true of the check directive makes an error of it; skip=… leaves a check out"
+    message = f"build checks that must not find anything did: {', '.join(rules)}"
     return DockerfileError(message, hint=hint, location=place)
 
 
