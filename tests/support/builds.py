@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.events import Event, RunOutput
-from asyncbuild.testing.registry import RegistryDouble
+from asyncbuild.testing.registry import Answered, Asked, LoggedRequest, RegistryDouble
 from asyncbuild.testing.registry_transport import DoubleTransport
 from support.bases import busybox_image
 from support.images import Image, Layer
@@ -238,3 +238,43 @@ def layer_digests(image: Image | Sequence[Layer]) -> list[str]:
     """The digests of an image's layers, bottom first."""
     layers = image.layers if isinstance(image, Image) else image
     return [layer.digest for layer in layers]
+
+
+class GatedDouble(RegistryDouble):
+    """A double that holds answers back until the requests that have come make a condition true.
+
+    So a test states which requests must be under way at once, without looking at a clock.
+    """
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self._gates: list[tuple[Callable[[Asked], bool], Callable[[], bool]]] = []
+        self._changed = trio.Event()
+
+    def hold(self, which: Callable[[Asked], bool], until: Callable[[], bool]) -> None:
+        """Answer the requests that ``which`` finds only when ``until`` is true."""
+        self._gates.append((which, until))
+
+    async def wait(self, until: Callable[[], bool]) -> None:
+        """Return when ``until`` is true; it is asked whenever a request has come or was answered."""
+        while not until():
+            await self._changed.wait()
+
+    def begin(self, asked: Asked) -> LoggedRequest:
+        """Write a request down, and wake those that wait for it."""
+        entry = super().begin(asked)
+        self._wake()
+        return entry
+
+    async def handle(self, asked: Asked, entry: LoggedRequest) -> Answered:
+        """Answer one request, when it may be."""
+        for which, until in self._gates:
+            if which(asked):
+                await self.wait(until)
+        answered = await super().handle(asked, entry)
+        self._wake()
+        return answered
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

@@ -9,6 +9,7 @@ blobs, ranges, uploads (POST, PATCH, PUT, in one piece or streamed), mounts, and
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -134,6 +135,7 @@ class RegistryDouble:
         self.manifests: dict[str, dict[Digest, tuple[str, bytes]]] = {}
         self.tags: dict[str, dict[str, Digest]] = {}
         self.uploads: dict[str, _Upload] = {}
+        self._numbers = itertools.count(1)
 
     # Filling it, and looking into it
 
@@ -332,7 +334,7 @@ class RegistryDouble:
             if data is not None:
                 self.blobs.setdefault(name, {})[digest] = data
                 return Answered(201, {"location": f"/v2/{name}/blobs/{digest}"})
-        number = f"upload-{sum(entry.method == 'POST' for entry in self.log)}"
+        number = f"upload-{next(self._numbers)}"
         self.uploads[number] = _Upload(name)
         return Answered(202, {"location": self._place(asked, number)})
 
