@@ -128,7 +128,7 @@ class Given:
     def texts(self, name: str) -> tuple[str, ...]:
         """Every value of a flag that may be repeated."""
         flag = _named(self.table, name)
-        found = [value for given, value in self._of(flag) if given]
+        found = [value for _, value in self._of(flag) if value]
         if flag.shape is Shape.LIST:
             found = [part.strip() for value in found for part in value.split(",")]
             return tuple(part for part in found if part)

@@ -1,0 +1,282 @@
+"""kaniko's command line: public CI files' lines parsed, many of them run against a real registry."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pytest
+import trio
+
+from asyncbuild.cli import kaniko_options as wanted
+from asyncbuild.cli.kaniko import build_request
+from asyncbuild.cli.kaniko_context import Archive, Directory, context_place
+from asyncbuild.cli.kaniko_flags import EXECUTOR, WARMER, Given, read_flags
+from asyncbuild.cli.kaniko_registries import registry_settings
+from asyncbuild.cli.kaniko_source import KanikoSource
+from asyncbuild.cli.kaniko_warmer import images_of
+from asyncbuild.dockerfile.remote import GitReference, WebFile
+from asyncbuild.registry.registries import RegistrySettings
+from asyncbuild.registry.transport import HostSettings
+from support.pulled import inspect_config
+from support.registry import DockerRegistry
+
+HERE = Path(__file__).parent
+LINES: list[dict[str, Any]] = tomllib.loads((HERE / "kaniko_lines.toml").read_text())["line"]
+TOLD = {"app.txt": "an app\n", "web/index.html": "<p>hello\n"}
+DOCKERFILE = """\
+ARG BASE=busybox
+FROM ${BASE} AS app
+RUN mkdir -p /srv/cache /var/cache && echo built > /srv/built && echo kept > /srv/cache/file
+COPY app.txt /srv/
+FROM ${BASE} AS test
+RUN echo tested
+FROM ${BASE} AS other
+COPY app.txt /
+"""
+
+
+@pytest.fixture(scope="module")
+def context(session_path: Path) -> Path:
+    """The small project that the lines build; the last stage is not what most of them want."""
+    root = session_path / "kaniko-context"
+    for name, text in TOLD.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "Dockerfile").write_text(DOCKERFILE)
+    (root / "web/Dockerfile.web").write_text("ARG BASE\nFROM $BASE\nCOPY index.html /\n")
+    return root
+
+
+class Filled:
+    """One line with its variables filled in."""
+
+    def __init__(self, line: dict[str, Any], variables: Mapping[str, str]) -> None:
+        self.line = line
+        self._variables = {**variables}
+        self.environ = {key: self.text(value) for key, value in line.get("env", {}).items()}
+        self._variables |= self.environ
+        self.program, *self.words = shlex.split(self.text(line["command"]))
+
+    def text(self, template: str) -> str:
+        """``template`` with what this line knows."""
+        return Template(template).safe_substitute(self._variables)
+
+    def expected(self) -> dict[str, Any]:
+        """The facts that the line must give."""
+        return {key: self._fill(value) for key, value in self.line.get("expect", {}).items()}
+
+    def _fill(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.text(item) for item in value]
+        return self.text(value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("line", LINES, ids=[line["name"] for line in LINES])
+def test_lines_mean_what_they_say(line: dict[str, Any], context: Path) -> None:
+    """Each line is read, without the network, as the request that it means."""
+    variables = {"registry": "reg.test:5000", "base": "reg.test:5000/base/busybox:latest"}
+    filled = Filled(line, {**variables, "context": str(context), "out": "/results"})
+    facts: dict[str, Any]
+    if filled.program == "warmer":
+        given = read_flags(WARMER, filled.words)
+        images = images_of(given, filled.environ)
+        facts = {"images": [f"{name} {form}" for name, form in images]}
+    else:
+        given = read_flags(EXECUTOR, filled.words)
+        assert given.words == ()
+        facts = facts_of(given, filled.environ)
+    expected = filled.expected()
+    assert {key: facts[key] for key in expected} == expected
+    assert list(given.without_meaning) == line.get("warns", [])
+
+
+def facts_of(given: Given, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What a line of executor asks for, as texts."""
+    wanted.check(given, environ)
+    request = build_request(given, KanikoSource(Path("/ctx"), b"", Path("Dockerfile")), environ)
+    settings = registry_settings(given, request.destinations, environ)
+    types = {None: "as the base", True: "docker", False: "oci"}
+    level = request.compression.level
+    return {
+        "context": place_text(given, environ),
+        "destinations": [str(item) for item in request.destinations],
+        "names": [str(item) for item in request.names],
+        "outputs": [f"{item.kind.value} {item.destination}" for item in request.outputs],
+        "docker_types": types[request.docker_media_types],
+        "compression": f"{request.compression.codec.value}{'' if level is None else f' {level}'}",
+        "cache": request.use_cache,
+        "cache_from": [place_of_cache(item) for item in request.cache_from],
+        "cache_to": [place_of_cache(item) for item in request.cache_to],
+        "cache_ttl": request.cache_ttl,
+        "store": str(request.store),
+        "platform": str(request.platform),
+        "created": request.created,
+        "squash": request.squash,
+        "ignored": list(request.ignored_paths),
+        "keep_immutable": request.keep_immutable_tags,
+        "targets": list(given.texts("target")),
+        "labels": sorted(f"{key}={value}" for key, value in request.labels.items()),
+        "annotations": sorted(f"{key}={value}" for key, value in request.annotations.items()),
+        "build_args": sorted(f"{key}={value}" for key, value in request.build_args.items()),
+        "secrets": [
+            f"{item.name} {'env' if item.is_variable else 'file'} {item.source}"
+            for item in wanted.secrets(given, environ)
+        ],
+        "progress": wanted.progress(given).value,
+        "attempts": settings.policy.attempts,
+        "hosts": hosts_text(settings),
+        "mirrors": mirrors_text(settings),
+        "logins": [login_text(settings, item.registry) for item in request.destinations],
+    }
+
+
+def place_text(given: Given, environ: Mapping[str, str]) -> str:
+    """The context in one line."""
+    match context_place(given, environ):
+        case Directory(path):
+            return f"directory {path}"
+        case Archive(path):
+            return f"archive {path or '-'}"
+        case GitReference() as git:
+            modules = " submodules" if git.submodules else ""
+            return f"git {git.remote} {git.ref}{modules}"
+        case WebFile(url):
+            return f"url {url}"
+        case bucket:
+            return f"bucket {bucket}"
+
+
+def place_of_cache(place: Any) -> str:
+    """A cache's directory, or its repository."""
+    return str(place.path) if place.path is not None else place.reference.name
+
+
+def hosts_text(settings: RegistrySettings) -> list[str]:
+    """Every host that is not as all are, sorted."""
+    rows = [*sorted(settings.hosts.items()), ("*", settings.others)]
+    found = []
+    for name, host in rows:
+        if host == HostSettings():
+            continue
+        words = [f"ca={host.ca_file}"] if host.ca_file else []
+        if host.client_certificate:
+            words.append(f"client={','.join(host.client_certificate)}")
+        if host.insecure:
+            words.append("no-verify" if host.plain is False else "insecure")
+        found.append(" ".join([name, *words]))
+    return found
+
+
+def mirrors_text(settings: RegistrySettings) -> list[str]:
+    """Every registry's mirrors in their order."""
+    rows = [
+        f"{registry} -> {'/'.join(filter(None, (mirror.registry, mirror.prefix)))}"
+        for registry, mirrors in sorted(settings.mirrors.places.items())
+        for mirror in mirrors
+    ]
+    return rows if settings.mirrors.fallback else [*rows, "no fallback"]
+
+
+def login_text(settings: RegistrySettings, registry: str) -> str:
+    """Who logs in at a registry."""
+    found = trio.run(settings.keychain.credential, registry)
+    return f"{registry} {found.username or '-'}"
+
+
+def test_every_flag_is_in_some_line() -> None:
+    """The lines together use each flag of executor and of warmer."""
+    for program, table in (("executor", EXECUTOR), ("warmer", WARMER)):
+        used = set()
+        for line in LINES:
+            words = shlex.split(line["command"])
+            if words[0] == program:
+                used |= {flag.name for flag, _ in read_flags(table, words[1:]).values}
+        assert {flag.name for flag in table} - used == set(), program
+
+
+RUNS = [line for line in LINES if line.get("run")]
+
+
+@pytest.fixture
+def variables(
+    registry: DockerRegistry,
+    busybox_base: str,
+    many_layer_base: str,
+    context: Path,
+    shm_path: Path,
+) -> dict[str, str]:
+    """What a line may name when it is run."""
+    out = shm_path / "out"
+    out.mkdir()
+    return {
+        "registry": registry.host,
+        "base": busybox_base,
+        "context": str(context),
+        "out": str(out),
+    }
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("line", RUNS, ids=[line["name"] for line in RUNS])
+def test_lines_run(line: dict[str, Any], variables: dict[str, str], shm_path: Path) -> None:
+    """Each of these lines builds, and what it pushed and wrote is there."""
+    filled = Filled(line, variables)
+    done = run(filled, shm_path)
+    assert done.returncode == 0, done.stderr
+    assert filled.text(line.get("stdout", "")) in done.stdout
+    digest = done.stdout.strip().rpartition("\n")[2].rpartition(" ")[2]
+    if filled.program == "executor" and "--dryrun" not in filled.words:
+        for reference in facts_of(read_flags(EXECUTOR, filled.words), filled.environ)[
+            "destinations"
+        ]:
+            check_pushed(reference, digest)
+    written = {**filled.environ, **variables, "digest": digest}
+    for name, text in line.get("writes", {}).items():
+        found = (Path(variables["out"]) / name).read_bytes()
+        assert not text or found.decode() == Template(text).safe_substitute(written)
+
+
+def run(filled: Filled, directory: Path) -> subprocess.CompletedProcess[str]:
+    """The program by the name that the line calls it; its cache is the test's."""
+    program = directory / filled.program
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom asyncbuild.cli import main\nsys.exit(main())\n"
+    )
+    program.chmod(0o755)
+    environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(directory), **filled.environ}
+    piped = b""
+    if filled.line.get("stdin") == "tar.gz":
+        tar = ["tar", "-C", filled.text("${context}"), "-cz", "."]
+        piped = subprocess.run(tar, check=True, capture_output=True).stdout
+    done = subprocess.run(
+        [str(program), *filled.words], env=environ, input=piped, capture_output=True, check=False
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+
+
+def check_pushed(reference: str, digest: str) -> None:
+    """An independent tool finds the image, by that digest."""
+    found = subprocess.run(
+        [
+            "skopeo",
+            "inspect",
+            "--tls-verify=false",
+            "--format",
+            "{{.Digest}}",
+            f"docker://{reference}",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == digest
+    assert inspect_config(reference)["architecture"] == "amd64"
