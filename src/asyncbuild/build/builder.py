@@ -158,7 +158,7 @@ async def _attempt(
         registries = await stack.enter_async_context(Registries(settings))
         store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
         size = request.workers or max(2, os.cpu_count() or 2)
-        workers = await stack.enter_async_context(WorkerPool(size))
+        workers = await stack.enter_async_context(WorkerPool(size + 1))
         closing = await stack.enter_async_context(AsyncExitStack())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_sweep, store, None)
@@ -171,6 +171,7 @@ async def _attempt(
                 seen.reporter,
                 request.created,
                 closing,
+                size,
             )
             work = StageWork(outline_of, stage_keys, execute_stage, policy)
             session = Session(job, request, plan, work)

@@ -8,7 +8,8 @@ whole in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,27 +83,41 @@ class GrowingFile:
         while not self.complete:
             await self._wait_growth()
 
+    async def wait_settled(self) -> None:
+        """Return when there will be no more bytes, for whatever reason."""
+        while not self.complete and self._error is None:
+            await self._grown.wait()
+
     async def write_from(
         self, chunks: AsyncIterator[bytes], on_progress: Callable[[int], None] = _ignore
     ) -> None:
         """Write all ``chunks`` to a new file at ``path`` and finish; fails readers on any error."""
         try:
-            await self._write(chunks, on_progress)
+            await self.fill(chunks, on_progress)
         except BaseException as error:
             self.fail(error)
             raise
         self.finish()
 
-    async def _write(
-        self, chunks: AsyncIterator[bytes], on_progress: Callable[[int], None]
+    async def fill(
+        self, chunks: AsyncIterator[bytes], on_progress: Callable[[int], None] = _ignore
     ) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.open()
-        try:
+        """Write all ``chunks`` to a new file at ``path``."""
+        position = 0
+        with self.writing() as descriptor:
             async for chunk in chunks:
-                await trio.to_thread.run_sync(_write_all, descriptor, chunk, self.path)
-                self.advance(self.size + len(chunk))
-                on_progress(self.size)
+                await trio.to_thread.run_sync(write_at, descriptor, chunk, position, self.path)
+                position += len(chunk)
+                self.advance(position)
+                on_progress(position)
+
+    @contextmanager
+    def writing(self) -> Iterator[int]:
+        """A descriptor to write with; readers have theirs from here on."""
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self.open()
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -189,10 +204,12 @@ class GrowingBody:
         return self.file.tail(self.on_progress)
 
 
-def _write_all(descriptor: int, data: bytes, path: Path) -> None:
+def write_at(descriptor: int, data: bytes, position: int, path: Path) -> None:
+    """Write all of ``data`` at ``position``; `StoreError` names ``path``. Blocks."""
     view = memoryview(data)
     try:
         while view:
-            view = view[os.write(descriptor, view) :]
+            count = os.pwrite(descriptor, view, position)
+            view, position = view[count:], position + count
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error

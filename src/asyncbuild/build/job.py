@@ -21,7 +21,8 @@ class Job:
     """``created`` is the time, in whole seconds since the epoch, that everything new is given.
 
     It is SOURCE_DATE_EPOCH where that is set (reproducible-builds.org), else the time of the start.
-    ``closing`` is unwound after the nursery has ended.
+    ``closing`` is unwound after the nursery has ended. ``unpackers`` layers are unpacked at once; the pool
+    has one worker more, so that packing never waits for all of them.
     """
 
     nursery: trio.Nursery
@@ -32,6 +33,7 @@ class Job:
     reporter: Reporter
     created: int
     closing: AsyncExitStack
+    unpackers: int = 2
 
     def closed_at_end(self, file: GrowingFile) -> GrowingFile:
         """``file``, which may be read as long as the build lasts."""

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 
 import trio
 
+from asyncbuild.build.fetching import Fetch
 from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import CHUNK, GrowingFile
 from asyncbuild.build.job import Job
+from asyncbuild.build.turns import Turns
 from asyncbuild.cache.results import CachedLayer, CacheLost
 from asyncbuild.errors import (
     ImageNotFound,
@@ -53,8 +55,8 @@ from asyncbuild.store.store import UnpackedLayer
 T = TypeVar("T")
 
 _FIRST_WAVE = 1 << 20  # bytes: less than what a round trip to a far registry costs
-MAX_DOWNLOADS = 16
-"""Blobs under way at once: enough for one wave, few enough for one host's connection limits."""
+MAX_STREAMS = 16
+"""Downloads under way at once: enough for one wave, few enough for one host's connection limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class Supply:
         self._store = job.store
         self._keep_blobs = keep_blobs
         self._flights: dict[Hashable, Future[Any]] = {}
-        self._downloads = trio.CapacityLimiter(MAX_DOWNLOADS)
+        self._streams = trio.CapacityLimiter(MAX_STREAMS)
+        self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
         self.alternates: list[Path] = []
         """OCI layouts of others whose blobs may be read (and are verified like a registry's)."""
@@ -242,7 +245,10 @@ class Supply:
         started = trio.current_time()
         work = await trio.to_thread.run_sync(self._store.new_layer)
         try:
-            result = await self._job.workers.unpack(descriptor, diff_id, work / "fs", spool.tail())
+            async with self._turns.turn(spool):
+                result = await self._job.workers.unpack(
+                    descriptor, diff_id, work / "fs", spool.tail()
+                )
             layer = await trio.to_thread.run_sync(
                 self._store.commit_layer, work, diff_id, result.facts
             )
@@ -275,23 +281,24 @@ class Supply:
     async def _download(
         self, descriptor: Descriptor, origin: Reference, spool: GrowingFile
     ) -> None:
+        emit = self._job.reporter.emit
         transfer = Transfer(Direction.PULL, "layer", origin.registry, descriptor.digest)
-        client = self._job.registries.client(origin.registry)
+        fetch = Fetch(
+            client=self._job.registries.client(origin.registry),
+            repository=origin.repository,
+            descriptor=descriptor,
+            file=spool,
+            streams=self._streams,
+            on_progress=lambda done: emit(TransferProgress(transfer, done)),
+        )
+        started = trio.current_time()
+        emit(TransferStarted(transfer, descriptor.size))
         try:
-            async with self._downloads:
-                started = trio.current_time()
-                self._job.reporter.emit(TransferStarted(transfer, descriptor.size))
-                async with client.open_blob(origin.repository, descriptor) as chunks:
-                    await spool.write_from(
-                        chunks,
-                        lambda done: self._job.reporter.emit(TransferProgress(transfer, done)),
-                    )
-        except Exception as error:  # noqa: BLE001 - readers of the spool raise it
-            spool.fail(error)
+            await fetch.run()
+        except Exception:  # noqa: BLE001 - the readers of the spool raise it
             return
         self.layers_pulled += 1
-        seconds = trio.current_time() - started
-        self._job.reporter.emit(TransferFinished(transfer, spool.size, seconds))
+        emit(TransferFinished(transfer, spool.size, trio.current_time() - started))
 
     def _keep(self, spool: GrowingFile, descriptor: Descriptor) -> None:
         kept = self._store.blob_path(descriptor.digest)

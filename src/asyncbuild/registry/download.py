@@ -63,6 +63,11 @@ class BlobReader:
         self._failed_at = -PROGRESS_BYTES
         self._answer: Answer | None = None
 
+    @property
+    def ranged(self) -> bool:
+        """Whether the last answer was for the range alone: the registry knows ranges."""
+        return self._answer is not None and self._answer.status == 206
+
     async def open(self) -> None:
         """Ask for the bytes from the current position on."""
         part = self._part
@@ -165,7 +170,7 @@ class BlobReader:
         if answer is None:
             return
         extra = b""
-        if part.end == part.descriptor.size:
+        if part.end == part.descriptor.size or answer.status == 206:
             with contextlib.suppress(NoAnswer):
                 extra = await answer.next_chunk()
         await self.aclose()
