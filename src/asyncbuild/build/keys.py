@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from asyncbuild.build.mount_keys import mount_parts
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import (
     StageKeys,
@@ -20,10 +21,11 @@ from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key, Value
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.context.fingerprint import change_fingerprint, source_fingerprint
+from asyncbuild.context.sources import CopySource, not_found
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
-from asyncbuild.plan.nouns import ImageRef, Scratch, StageRef
+from asyncbuild.plan.nouns import Base, ImageRef, Scratch, StageRef
 from asyncbuild.plan.supported import is_remote
 
 
@@ -58,19 +60,21 @@ async def keys_upon(
 
 
 async def _step_key(session: Session, step: OutlinedStep, upon: Key) -> StepKey:
-    match step.instruction:
-        case ins.Run():
-            return StepKey(run_recipe(step, upon, session.request, ()))
-        case ins.Workdir():
-            return StepKey(workdir_recipe(step, upon))
-        case ins.Copy() | ins.Add():
-            try:
+    try:
+        match step.instruction:
+            case ins.Run():
+                mounts = await mount_values(session, step, step.instruction)
+                recipe = None if mounts is None else run_recipe(step, upon, session.request, mounts)
+                return StepKey(recipe)
+            case ins.Workdir():
+                return StepKey(workdir_recipe(step, upon))
+            case ins.Copy() | ins.Add():
                 sources, late = await _sources(session, step, step.instruction)
-            except AsyncbuildError as error:
-                raise error.at(step.instruction.location) from error
-            return StepKey(None if sources is None else copy_recipe(step, upon, sources), late)
-        case _:
-            return StepKey(None)
+                return StepKey(None if sources is None else copy_recipe(step, upon, sources), late)
+            case _:
+                return StepKey(None)
+    except AsyncbuildError as error:
+        raise error.at(step.instruction.location) from error
 
 
 async def _sources(
@@ -101,6 +105,44 @@ def _fingerprint(
 ) -> Value:
     found = [source for pattern in instruction.sources for source in context.find(pattern)]
     return cast("Value", source_fingerprint(found, session.contents))
+
+
+async def mount_values(
+    session: Session, step: OutlinedStep, instruction: ins.Run
+) -> tuple[Value, ...] | None:
+    """What a RUN's mounts are for its key; None if something in them has no key."""
+    values: list[Value] = []
+    for part, source in zip(mount_parts(instruction), step.step.sources, strict=True):
+        shown = None if part.reads is None else await _shown(session, source, part.reads)
+        if part.reads is not None and shown is None:
+            return None
+        values.append((*part.parts, shown))
+    return tuple(values)
+
+
+async def _shown(session: Session, source: Base | None, path: str) -> Value:
+    """What a mount shows of its source; None if that has no key."""
+    match source:
+        case StageRef(index):
+            final = (await session.keys(index).wait()).final
+            return None if final is None else ("stage", final.hex, path)
+        case ImageRef(reference, platform):
+            image = await session.supply.image(reference, platform).wait()
+            return ("image", image_recipe(image).key.hex, path)
+        case Scratch():
+            return ("scratch", path)
+        case None:
+            context = await session.context.wait()
+            return await session.read_contents(_fingerprint_of, session, context, path)
+
+
+def _fingerprint_of(session: Session, context: DirectoryContext, path: str) -> Value:
+    real = context.resolve(path)
+    entries = tuple(context.walk(real, hardlinks=True))
+    if not entries:
+        raise not_found(context, path, context.explain)
+    source = CopySource(path.rpartition("/")[2], real, entries)
+    return cast("Value", source_fingerprint([source], session.contents))
 
 
 async def content_key(session: Session, upon: Key | None, changes: ChangeSet) -> Key | None:

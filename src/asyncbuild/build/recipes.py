@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from asyncbuild.build.outline import OutlinedStep
 from asyncbuild.build.request import BuildRequest
+from asyncbuild.build.run_options import RunOptions
 from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key, Recipe, Value
 from asyncbuild.dockerfile import instructions as ins
@@ -87,7 +88,26 @@ def run_recipe(
         ("--mount", mounts),
     ]
     parts += [(f"variable {name}", value) for name, value in environment]
+    if step.instruction.devices:
+        parts.append(("--device", tuple(device.name for device in step.instruction.devices)))
+    parts += _options(request.run)
     return Recipe("run", tuple(parts))
+
+
+def _options(options: RunOptions) -> list[tuple[str, Value]]:
+    """What of a build's options a command can tell, if it is given: limits on memory and processors, and
+    what secrets hold, are not in keys.
+    """
+    limits = tuple((item.name, item.soft, item.hard) for item in options.ulimits)
+    devices = tuple(item.name for item in options.devices)
+    parts: list[tuple[str, Value]] = []
+    if options.shm_size is not None:
+        parts.append(("--shm-size", options.shm_size))
+    if limits:
+        parts.append(("--ulimit", limits))
+    if devices:
+        parts.append(("--device of the build", devices))
+    return parts
 
 
 def copy_recipe(step: OutlinedStep, upon: Key, sources: Value) -> Recipe:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asyncbuild.build.run_options import RunOptions
 from asyncbuild.image.config import ImageConfig
 from asyncbuild.image.manifest import Manifest
 from asyncbuild.image.platform import Platform
@@ -69,6 +70,7 @@ class BuildRequest:
     annotations: Mapping[str, str] = field(default_factory=dict)
     add_hosts: tuple[tuple[str, str], ...] = ()
     network: str = "default"
+    run: RunOptions = field(default_factory=RunOptions)
     compression: Compression = GZIP
     docker_media_types: bool | None = False
     keep_immutable_tags: bool = False

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
+from asyncbuild.build.entitlements import check_entitlements
 from asyncbuild.build.futures import kept
+from asyncbuild.build.redaction import Redactor
 from asyncbuild.build.root import Addition
+from asyncbuild.build.run_mounts import ready_mounts
 from asyncbuild.build.stage import Change
 from asyncbuild.build.step import At, text_of
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.errors import RunFailed
 from asyncbuild.report import events
-from asyncbuild.rootfs.runspec import RunFile, RunSpec
-from asyncbuild.rootfs.sandbox import run_sandboxed
+from asyncbuild.rootfs.cgroups import CannotLimit, Group, Limits
+from asyncbuild.rootfs.runspec import DEFAULT_SHM_SIZE, RunFile, RunSpec
+from asyncbuild.rootfs.sandbox import Helper, OwnersNotMapped, run_sandboxed
 from asyncbuild.rootfs.users import Identity, command_environment, resolve_user
 from asyncbuild.rootfs.view import DirectoryTree, View
 
@@ -29,29 +34,92 @@ _HINTS = {
 }
 """What a command's exit code may mean, where it is more than the command's own affair."""
 
+_OUT_OF_MEMORY = "it wanted more memory than --memory gives it"
+
 
 async def run(at: At, instruction: ins.Run) -> Change:
     """RUN: a command in the sandbox, upon everything so far; its changes are the upper directory."""
     state, session = at.state, at.session
+    check_entitlements(instruction, session.request.run.allow)
     uploads = session.open_uploads() if at.published else ()
     view = await state.root.view()
     lowers = await state.root.lower_directories()
-    work = await trio.to_thread.run_sync(session.job.store.new_work, "run", "fs", "work")
     identity = await trio.to_thread.run_sync(_identity, view, state.image.runtime.user)
-    await trio.to_thread.run_sync(_dress_as_root, work / "fs", view)
-    spec = _run_spec(at, instruction, identity, work, lowers)
-    helper = await session.sandboxes.take()
-    if at.more_runs:
-        session.sandboxes.prepare()
-    code = await run_sandboxed(spec, partial(_tell_output, at), helper=helper)
-    if code != 0:
-        raise RunFailed(f"RUN failed with exit code {code}", code=code, hint=_HINTS.get(code))
+    try:
+        work = await _run_in_work(at, instruction, (identity, lowers, view), copy_foreign=False)
+    except OwnersNotMapped:
+        work = await _run_in_work(at, instruction, (identity, lowers, view), copy_foreign=True)
     upper = work / "fs"
     root = state.root.with_addition(_directory_addition(upper))
     layer = session.packer.upper(at.named, upper, lowers) if at.packed else None
     if layer is not None and at.published:
         session.publish(layer, uploads)
     return Change(root, layer, lambda: work)
+
+
+async def _run_in_work(
+    at: At,
+    instruction: ins.Run,
+    upon: tuple[Identity, tuple[Path, ...], View],
+    *,
+    copy_foreign: bool,
+) -> Path:
+    """Run the command; the work directory whose ``fs`` has what it changed."""
+    session, (identity, lowers, view) = at.session, upon
+    work = await trio.to_thread.run_sync(session.job.store.new_work, "run", "fs", "work")
+    await trio.to_thread.run_sync(_dress_as_root, work / "fs", view)
+    async with ready_mounts(at, instruction, copy_foreign=copy_foreign) as ready:
+        spec = _run_spec(at, instruction, identity, work, lowers)
+        environment = {**spec.environment, **ready.environment}
+        mounts = (*spec.mounts, *ready.mounts)
+        spec = replace(spec, environment=environment, mounts=mounts)
+        output = _Output(at, ready.hidden)
+        code, short = await _run_limited(at, spec, output)
+    if code != 0:
+        raise _failure(at, code, out_of_memory=short)
+    return work
+
+
+def _failure(at: At, code: int, *, out_of_memory: bool) -> RunFailed:
+    """What a person is told: the code, the stage, what it may mean, how to try again. The last lines of
+    the output are the reporters' to show.
+    """
+    name = at.stage.name or str(at.stage.index)
+    hints = [_OUT_OF_MEMORY if out_of_memory else _HINTS.get(code)]
+    if at.session.request.use_cache:
+        hints.append(f"--target {name} tries it again alone; the steps before it are cached")
+    return RunFailed(
+        f"RUN failed with exit code {code} in stage {at.stage.label}",
+        code=code,
+        hint="; ".join(filter(None, hints)) or None,
+    )
+
+
+async def _run_limited(at: At, spec: RunSpec, output: _Output) -> tuple[int, bool]:
+    """Run the command within the limits of the build; its code, and whether it was out of memory."""
+    session = at.session
+    helper = await session.sandboxes.take()
+    if at.more_runs:
+        session.sandboxes.prepare()
+    group = _limit(at, helper)
+    try:
+        code = await run_sandboxed(spec, output.take, helper=helper)
+        return code, group is not None and group.out_of_memory()
+    finally:
+        output.finish()
+        if group is not None:
+            group.close()
+
+
+def _limit(at: At, helper: Helper) -> Group | None:
+    """Put the build's limits upon a sandbox; where that is not possible, a warning says so once."""
+    options = at.session.request.run
+    try:
+        return at.session.sandboxes.limit(helper, Limits(options.memory, options.cpus))
+    except CannotLimit as error:
+        text = f"--memory and --cpus have no effect here: {error.message}"
+        at.session.tell(events.WarningRaised(text))
+        return None
 
 
 def _run_spec(
@@ -77,6 +145,9 @@ def _run_spec(
         extra_hosts=request.add_hosts,
         network="none" if network == "none" else "host",
         files=files,
+        privileged=instruction.security == "insecure",
+        shm_size=request.run.shm_size or DEFAULT_SHM_SIZE,
+        ulimits=request.run.ulimits,
     )
 
 
@@ -93,8 +164,27 @@ def _dress_as_root(upper: Path, view: View) -> None:
         os.utime(upper, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
-def _tell_output(at: At, stream: str, data: bytes) -> None:
-    at.session.job.reporter.emit(events.RunOutput(at.named, events.Stream(stream), data))
+class _Output:
+    """What the command prints, on its way to the reporters, without secrets."""
+
+    def __init__(self, at: At, hidden: Iterable[bytes]) -> None:
+        self._at = at
+        secrets = tuple(hidden)
+        self._redactors = {stream: Redactor(secrets) for stream in events.Stream}
+
+    def take(self, stream: str, data: bytes) -> None:
+        """One piece, cut anywhere."""
+        which = events.Stream(stream)
+        self._tell(which, self._redactors[which].feed(data))
+
+    def finish(self) -> None:
+        """No more comes."""
+        for which, redactor in self._redactors.items():
+            self._tell(which, redactor.finish())
+
+    def _tell(self, stream: events.Stream, data: bytes) -> None:
+        if data:
+            self._at.session.tell(events.RunOutput(self._at.named, stream, data))
 
 
 def _directory_addition(path: Path) -> Addition:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from asyncbuild.build.futures import Future, Ledger
+from asyncbuild.rootfs.cgroups import CannotLimit, Group, Limits
 from asyncbuild.rootfs.sandbox import Helper, start_helper
 
 
@@ -16,6 +17,7 @@ class Sandboxes:
         self._ledger = ledger
         self._waiting: list[Future[Helper]] = []
         self._unused: set[Helper] = set()
+        self._unlimited = False
 
     def prepare(self) -> None:
         """Start one, unless one is waiting."""
@@ -29,6 +31,25 @@ class Sandboxes:
         helper = await self._waiting.pop().wait()
         self._unused.discard(helper)
         return helper
+
+    def limit(self, helper: Helper, limits: Limits) -> Group | None:
+        """Put limits upon what ``helper`` will run; the group is the caller's to close when it has run.
+
+        None if nothing limits it. Raises `CannotLimit` the first time that this is not possible here.
+        """
+        if not limits or self._unlimited:
+            return None
+        try:
+            group = Group.make(limits)
+            try:
+                group.add(helper.pid)
+            except OSError as error:
+                group.close()
+                raise CannotLimit(f"{error.strerror}: {error.filename}") from error
+        except CannotLimit:
+            self._unlimited = True
+            raise
+        return group
 
     async def aclose(self) -> None:
         """End the processes that were not taken; also while the task is being cancelled.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from asyncbuild.cli.cache_options import add_cache_options
+from asyncbuild.cli.run_options import add_run_options
 
 _BUILD_EXAMPLE = """\
 example:
@@ -90,6 +91,7 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add("--trace", metavar="FILE", help="write a timeline in Chrome's trace format")
     _call_arguments(build)
     add_cache_options(build.add_argument_group("cache"))
+    add_run_options(build.add_argument_group("RUN"))
     add("--pull", action="store_true", help="accepted: tags are always resolved anew")
 
 

@@ -19,6 +19,7 @@ from asyncbuild.build.request import BuildRequest, BuildResult
 from asyncbuild.cli.cache_options import read_cache_options
 from asyncbuild.cli.inputs import pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
+from asyncbuild.cli.run_options import read_run_options
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.layers.compression import GZIP, Codec, Compression
@@ -128,6 +129,7 @@ def _request(options: argparse.Namespace) -> BuildRequest:
         annotations=annotations_at(annotations, AnnotationLevel.MANIFEST, inputs.platform),
         add_hosts=tuple(_host(text) for text in options.add_host),
         network=options.network,
+        run=read_run_options(options, os.environ),
         compression=_compression(outputs),
         docker_media_types=any(item.oci_media_types is False for item in outputs),
         stdout=sys.stdout.fileno() if any(item.to_stdout for item in outputs) else 1,

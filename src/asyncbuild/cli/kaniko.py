@@ -19,6 +19,7 @@ import trio
 
 from asyncbuild import __version__
 from asyncbuild.build.request import BuildRequest, BuildResult, CachePlace
+from asyncbuild.build.run_options import RunOptions, Secret
 from asyncbuild.cli import kaniko_options as wanted
 from asyncbuild.cli.build import creation_time, run_build, store_directory
 from asyncbuild.cli.cache_options import read_cache_options
@@ -27,6 +28,7 @@ from asyncbuild.cli.kaniko_files import builder_output, digest_files, write_file
 from asyncbuild.cli.kaniko_flags import EXECUTOR, Given, parse_duration, read_flags
 from asyncbuild.cli.kaniko_registries import registry_settings
 from asyncbuild.cli.kaniko_source import KanikoSource, open_source
+from asyncbuild.cli.run_options import secret_of_file, secret_of_variable
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
@@ -124,6 +126,7 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
         build_args=wanted.build_arguments(given, environ),
         labels=pairs(given.texts("label"), "--label"),
         annotations=pairs(given.texts("annotation"), "--annotation"),
+        run=RunOptions(secrets=_secrets(given, environ)),
         compression=wanted.compression(given),
         docker_media_types=wanted.docker_types(given),
         keep_immutable_tags=given.on("push-ignore-immutable-tag-errors"),
@@ -132,6 +135,17 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
         clamp_times=reproducible,
     )
     return _with_cache(request, given, named, environ)
+
+
+def _secrets(given: Given, environ: Mapping[str, str]) -> dict[str, Secret]:
+    return {
+        item.name: (
+            secret_of_variable(item.name, item.source, environ)
+            if item.is_variable
+            else secret_of_file(item.name, item.source)
+        )
+        for item in wanted.secrets(given, environ)
+    }
 
 
 def _store(given: Given, environ: Mapping[str, str]) -> Path:

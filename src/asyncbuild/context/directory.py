@@ -58,6 +58,11 @@ class DirectoryContext:
         self._patterns = self._ignore.patterns
 
     @property
+    def root(self) -> str | None:
+        """The directory itself, absolute and without links; None for a context with nothing in it."""
+        return self._root
+
+    @property
     def ignored(self) -> IgnorePatterns:
         """What the ignore file leaves out."""
         return self._patterns

@@ -184,6 +184,8 @@ def _check(mount: Mount) -> None:
             raise Problem(f"{name} means nothing for a {kind.value} mount", near=name)
     if mount.sharing and kind is not MountType.CACHE:
         raise Problem(f"sharing means nothing for a {kind.value} mount", near="sharing")
+    if kind is MountType.SSH and mount.source:
+        raise Problem("an ssh mount has no source", near="source")
     if kind is not MountType.SECRET:
         return
     if mount.from_:

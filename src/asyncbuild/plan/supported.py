@@ -40,10 +40,6 @@ def check_instruction(instruction: Instruction) -> None:
 def unsupported(instruction: Instruction) -> Iterator[str]:
     """The names of everything in ``instruction`` that cannot be done yet."""
     if isinstance(instruction, Run):
-        if instruction.mounts:
-            yield "RUN --mount"
-        if instruction.security != "sandbox":
-            yield f"RUN --security={instruction.security}"
         if instruction.devices:
             yield "RUN --device"
     if isinstance(instruction, Add):

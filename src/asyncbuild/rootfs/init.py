@@ -206,7 +206,8 @@ def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
         _tell(control, failure.verdict)
     except MountFailed as failure:
         number, target = failure.error.errno or 0, os.fsdecode(failure.target)
-        _tell(control, ("refused", target, number, _about(failure.error)))
+        kind = "unmapped" if failure.mapping else "refused"
+        _tell(control, (kind, target, number, _about(failure.error)))
     except BaseException as error:  # noqa: BLE001 - the builder shows it; there is no one else
         _tell(control, ("failed", "making the sandbox", 0, repr(error)))
     finally:

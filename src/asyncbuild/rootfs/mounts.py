@@ -52,12 +52,13 @@ class MountOrder:
 
 
 class MountFailed(Exception):
-    """One mount cannot be made: its target, and the system's answer."""
+    """One mount cannot be made: its target, and the system's answer. ``mapping``: a copy would do."""
 
-    def __init__(self, target: bytes, error: OSError) -> None:
+    def __init__(self, target: bytes, error: OSError, *, mapping: bool = False) -> None:
         super().__init__(target)
         self.target = target
         self.error = error
+        self.mapping = mapping
 
 
 class _Mount:
@@ -148,7 +149,10 @@ class Mounts:
             if order.owner is None:
                 syscalls.bind(source, mount.name, flags)
             else:
-                _bind_as_root(source, mount.name, order.owner)
+                try:
+                    _bind_as_root(source, mount.name, order.owner)
+                except OSError as error:
+                    raise MountFailed(order.target, error, mapping=True) from error
                 syscalls.change_flags(mount.name, flags)
         finally:
             os.close(found)

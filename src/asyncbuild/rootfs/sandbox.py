@@ -53,12 +53,24 @@ main()
 """Loads the init without the package's public face, which imports what a RUN has no use for."""
 
 
+class OwnersNotMapped(IsolationError):
+    """The kernel or a file system cannot show a directory with other owners (`BindMount.read_as_root`).
+
+    Nothing was executed.
+    """
+
+
 class Helper:
     """A started sandbox process, good for one RUN. Whoever starts one closes it."""
 
     def __init__(self, process: trio.Process, control: trio.SocketStream) -> None:
         self._process = process
         self._control = control
+
+    @property
+    def pid(self) -> int:
+        """The process that everything of the RUN descends from."""
+        return self._process.pid
 
     async def run(self, spec: RunSpec, on_output: OnOutput) -> int:
         """As `run_sandboxed`, but does not close the helper."""
@@ -163,6 +175,8 @@ def _judge(raw: bytes) -> int:
         return int(message[1])
     kind, step, number, detail = message
     reason = ": ".join(filter(None, [os.strerror(number) if number else "", detail]))
+    if kind == "unmapped":
+        raise OwnersNotMapped(f"owners in {step} cannot be mapped: {reason}")
     if kind == "refused":
         hint = _WHY_NO_MOUNT.get(number)
         raise DockerfileError(f"--mount: nothing can be shown at {step}: {reason}", hint=hint)

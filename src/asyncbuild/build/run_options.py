@@ -1,0 +1,57 @@
+"""What a build lends to its RUNs, and what it lets them have: secrets, agents, entitlements, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asyncbuild.dockerfile.mounts import Device
+from asyncbuild.rootfs.runspec import Ulimit
+
+LARGEST_SECRET = 500 << 10
+"""Bytes (BuildKit's limit)."""
+
+SECURITY_INSECURE = "security.insecure"
+NETWORK_HOST = "network.host"
+DEVICE = "device"
+ENTITLEMENTS = (SECURITY_INSECURE, NETWORK_HOST, DEVICE)
+"""What ``--allow`` can name. The host's network needs no permission here: it is every RUN's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The bytes of a secret; no repr shows them."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SshSource:
+    """What answers for an ssh id: the socket of an agent, or files with private keys.
+
+    ``raw``: whatever listens at the socket is forwarded as it is; otherwise it is an agent that may list
+    keys and sign, and is asked for nothing else.
+    """
+
+    socket: Path | None = None
+    keys: tuple[Path, ...] = ()
+    raw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """``secrets`` and ``ssh`` by their ids. ``allow`` holds entitlements (also ``device=NAME``).
+
+    ``devices`` are those of every RUN. ``shm_size`` and ``memory`` are in bytes, ``cpus`` is a number of
+    processors; None is the default, or no limit.
+    """
+
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    ssh: Mapping[str, SshSource] = field(default_factory=dict)
+    allow: frozenset[str] = frozenset()
+    devices: tuple[Device, ...] = ()
+    shm_size: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+    memory: int | None = None
+    cpus: float | None = None
