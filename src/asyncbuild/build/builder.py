@@ -18,6 +18,7 @@ import trio
 
 from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.checking import check_late, tell_notices
+from asyncbuild.build.entitlements import check_plan_entitlements
 from asyncbuild.build.executor import execute_stage
 from asyncbuild.build.futures import Future, Ledger
 from asyncbuild.build.job import Job, time_text
@@ -83,6 +84,7 @@ def plan_build(request: BuildRequest) -> Plan:
         ),
     )
     check_supported(plan)
+    check_plan_entitlements(plan, request.run.allow)
     return plan
 
 

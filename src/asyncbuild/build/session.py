@@ -149,12 +149,20 @@ class Session:
                     self.job.nursery.start_soon(
                         self._prefetch_files, image, step.instruction.sources
                     )
+                case ImageRef() as image:  # a RUN's mount shows all of it
+                    self.job.nursery.start_soon(self._prefetch_root, image)
 
     async def _prefetch_files(self, image: ImageRef, paths: tuple[str, ...]) -> None:
         """Speculative: an error is raised where the files are asked for."""
         with suppress(AsyncbuildError):
             base = await self.supply.image(image.reference, image.platform).wait()
             await self.supply.files(base, paths).wait()
+
+    async def _prefetch_root(self, image: ImageRef) -> None:
+        """Speculative, as `_prefetch_files`."""
+        with suppress(AsyncbuildError):
+            base = await self.supply.image(image.reference, image.platform).wait()
+            await self.supply.root(base).wait()
 
     def publishes(self, index: int) -> bool:
         """Whether the layers of stage ``index`` are layers of the image."""
