@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from asyncbuild.cli.kaniko_flags import EXECUTOR, PUSH, WARMER, parse_duration, read_flags
@@ -88,3 +91,17 @@ def test_no_table_names_a_flag_twice() -> None:
         letters = [flag.short for flag in table if flag.short]
         assert len(set(names)) == len(names)
         assert len(set(letters)) == len(letters)
+
+
+GUIDE = Path(__file__).parents[2] / "docs/migrating-from-kaniko.md"
+
+
+def test_the_guide_has_every_flag() -> None:
+    """Each flag of executor has its row, in which a dash says that it has no meaning; warmer's are named."""
+    text = GUIDE.read_text()
+    rows = re.findall(r"^\| `--([\w-]+)[^|]*(?:\\\|[^|]*)*\| ([^|]+) \|", text, re.MULTILINE)
+    told = {name: here != "—" for name, here in rows}
+    assert len(told) == len(rows)
+    assert told == {flag.name: flag.meaning for flag in EXECUTOR}
+    warmer = text.partition("## Every flag of warmer")[2].partition("\n## ")[0]
+    assert {flag.name for flag in WARMER} == set(re.findall(r"--([\w-]+)", warmer))
