@@ -17,8 +17,9 @@ from asyncbuild.image.platform import Platform
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
 from asyncbuild.report.events import Outcome, StepFinished
+from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest
 from asyncbuild.testing.faults import Corrupt, Drop, DropUpload, Respond, Rule, Shorten
-from asyncbuild.testing.registry import Answered, Asked, LoggedRequest, RegistryDouble
+from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.testing.registry_auth import BasicAccess, OpenAccess, TokenAccess
 from support.bases import busybox_image, busybox_layer
 from support.builds import HOST, Belongings, Recorder, World, add_busybox, add_image

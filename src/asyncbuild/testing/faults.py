@@ -28,6 +28,23 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class DropAnswer:
+    """Do what is asked, then close the connection without a word of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Take no connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Garble:
+    """Send these bytes, which are no HTTP, and close the connection."""
+
+    data: bytes = b"\x15\x03\x01\x00\x02\x02\x16SSH-2.0-none\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
 class DropUpload:
     """Close the connection when ``after`` bytes of the request's body were read."""
 
@@ -36,9 +53,13 @@ class DropUpload:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Never answer, or stop after ``after`` bytes of the answer's body; until the client goes away."""
+    """Never answer, or stop after ``after`` bytes of the answer's body; until the client goes away.
+
+    With ``trickle`` one more byte comes each so many seconds.
+    """
 
     after: int | None = None
+    trickle: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +107,10 @@ class Delay:
 Action = (
     Respond
     | Drop
+    | DropAnswer
     | DropUpload
+    | Refuse
+    | Garble
     | Hang
     | Shorten
     | Lengthen

@@ -9,11 +9,10 @@ blobs, ranges, uploads (POST, PATCH, PUT, in one piece or streamed), mounts, and
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import trio
@@ -30,86 +29,19 @@ from asyncbuild.image.manifest import (
     parse_manifest,
 )
 from asyncbuild.image.platform import Platform
-from asyncbuild.testing.faults import (
-    Corrupt,
-    Delay,
-    Drop,
-    DropUpload,
-    Faults,
-    Hang,
-    Lengthen,
-    Respond,
-    Shorten,
-    WithHeaders,
-    WrongLength,
+from asyncbuild.testing.exchanges import (
+    Answered,
+    Asked,
+    CountedBody,
+    LoggedRequest,
+    error_answer,
+    instead,
+    read_whole,
+    spoilt,
 )
+from asyncbuild.testing.faults import Delay, DropUpload, Faults
 from asyncbuild.testing.registry_auth import Access, Doorkeeper, OpenAccess, TokenAccess
-
-
-@dataclass(slots=True)
-class LoggedRequest:
-    """One request; ``ended`` is None while it is under way. Times are trio's, bytes are of bodies."""
-
-    method: str
-    host: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    started: float
-    status: int | None = None
-    bytes_in: int = 0
-    bytes_out: int = 0
-    ended: float | None = None
-
-    @property
-    def authorization(self) -> str:
-        """The Authorization header, "" if there was none."""
-        return self.headers.get("authorization", "")
-
-    def __str__(self) -> str:
-        query = f"?{self.query}" if self.query else ""
-        return f"{self.method} {self.path}{query} {self.status}"
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as the double is asked it; header names in lower case."""
-
-    method: str
-    scheme: str
-    host: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    body: AsyncIterator[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer, and how it is delivered.
-
-    After ``stop`` bytes of the body (-1: before the status line) the connection breaks, or hangs.
-    ``declared`` is the Content-Length to send, if it is not the body's.
-    """
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    stop: int | None = None
-    hangs: bool = False
-    declared: int | None = None
-
-
-class UploadDropped(Exception):
-    """The connection is closed while the request's body is being read."""
-
-
-@dataclass(slots=True)
-class _Upload:
-    repository: str
-    data: bytearray = field(default_factory=bytearray)
-    state: int = 0
-
+from asyncbuild.testing.registry_uploads import Upload, Uploads
 
 _MANIFEST = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)")
 _BLOB = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)")
@@ -134,8 +66,8 @@ class RegistryDouble:
         self.blobs: dict[str, dict[Digest, bytes]] = {}
         self.manifests: dict[str, dict[Digest, tuple[str, bytes]]] = {}
         self.tags: dict[str, dict[str, Digest]] = {}
-        self.uploads: dict[str, _Upload] = {}
-        self._numbers = itertools.count(1)
+        self.uploads: dict[str, Upload] = {}
+        self.upload_sessions = Uploads(self.uploads, self.add_blob)
 
     # Filling it, and looking into it
 
@@ -218,15 +150,12 @@ class RegistryDouble:
         """Answer one request; raises `UploadDropped` where a fault closes the connection at once."""
         action = self.faults.strike(asked.method, asked.path)
         dropped = action.after if isinstance(action, DropUpload) else None
-        asked = replace(asked, body=_CountedBody(asked.body, entry, dropped))
+        asked = replace(asked, body=CountedBody(asked.body, entry, dropped))
         if isinstance(action, Delay):
             await trio.sleep(action.seconds)
-        if isinstance(action, Respond):
-            answered = Answered(action.status, dict(action.headers), action.body)
-        elif isinstance(action, Drop | Hang) and action.after is None:
-            answered = Answered(500, stop=-1, hangs=isinstance(action, Hang))
-        else:
-            answered = _spoil(await self._answer(asked), action)
+        answered = instead(action)
+        if answered is None:
+            answered = spoilt(await self._answer(asked), action)
         entry.status = answered.status
         return answered
 
@@ -234,7 +163,7 @@ class RegistryDouble:
         doorkeeper = self.doorkeeper
         now = trio.current_time()
         if asked.path == "/token" and isinstance(doorkeeper.access, TokenAccess):
-            form = await _whole(asked.body)
+            form = await read_whole(asked.body)
             query = parse_qsl(asked.query)
             authorization = asked.headers.get("authorization", "")
             status, body = doorkeeper.token(authorization, query, form, now)
@@ -245,7 +174,7 @@ class RegistryDouble:
         authorization = asked.headers.get("authorization", "")
         verdict = doorkeeper.check(authorization, needed, self._realm(asked), now)
         if not verdict.allowed:
-            refused = _error(401, "UNAUTHORIZED", "authentication required")
+            refused = error_answer(401, "UNAUTHORIZED", "authentication required")
             return replace(
                 refused, headers={**refused.headers, "www-authenticate": verdict.challenge}
             )
@@ -267,8 +196,8 @@ class RegistryDouble:
             return self._get_blob(asked, match["name"], Digest.parse(match["digest"]))
         if match := _UPLOAD.fullmatch(asked.path):
             if asked.method == "POST":
-                return self._start_upload(asked, match["name"])
-            return await self._continue_upload(asked, match["id"])
+                return self._start_or_mount(asked, match["name"])
+            return await self.upload_sessions.proceed(asked, match["id"])
         if match := _TAGS.fullmatch(asked.path):
             name = match["name"]
             document = {"name": name, "tags": sorted(self.tags.get(name, {}))}
@@ -277,21 +206,21 @@ class RegistryDouble:
             )
         if asked.path == "/v2/":
             return Answered(200, body=b"{}")
-        return _error(404, "NOT_FOUND", "no such path")
+        return error_answer(404, "NOT_FOUND", "no such path")
 
     def _get_manifest(self, name: str, reference: str) -> Answered:
         entries = self.manifests.get(name)
         if entries is None:
-            return _error(404, "NAME_UNKNOWN", "repository name not known to registry")
+            return error_answer(404, "NAME_UNKNOWN", "repository name not known to registry")
         digest = self.tags.get(name, {}).get(reference)
         found = next((key for key in entries if key == digest or str(key) == reference), None)
         if found is None:
-            return _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+            return error_answer(404, "MANIFEST_UNKNOWN", "manifest unknown")
         media_type, raw = entries[found]
         return Answered(200, {"content-type": media_type, "docker-content-digest": str(found)}, raw)
 
     async def _put_manifest(self, asked: Asked, name: str, reference: str) -> Answered:
-        raw = await _whole(asked.body)
+        raw = await read_whole(asked.body)
         manifest = parse_manifest(raw, asked.headers.get("content-type", ""))
         if isinstance(manifest, Manifest):
             known = self.blobs.get(name, {})
@@ -301,9 +230,9 @@ class RegistryDouble:
                 e for e in manifest.manifests if e.digest not in self.manifests.get(name, {})
             ]
         if missing:
-            return _error(400, "MANIFEST_BLOB_UNKNOWN", f"{missing[0].digest} unknown")
+            return error_answer(400, "MANIFEST_BLOB_UNKNOWN", f"{missing[0].digest} unknown")
         if ":" in reference and reference != str(manifest.digest):
-            return _error(400, "DIGEST_INVALID", "another digest")
+            return error_answer(400, "DIGEST_INVALID", "another digest")
         self.add_manifest(name, None if ":" in reference else reference, manifest)
         place = f"/v2/{name}/manifests/{manifest.digest}"
         return Answered(
@@ -313,7 +242,7 @@ class RegistryDouble:
     def _get_blob(self, asked: Asked, name: str, digest: Digest) -> Answered:
         data = self.blobs.get(name, {}).get(digest)
         if data is None:
-            return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+            return error_answer(404, "BLOB_UNKNOWN", "blob unknown to registry")
         if self.blob_host is not None and asked.method == "GET":
             place = f"{asked.scheme}://{self.blob_host}/cdn/{digest}?signature=secret"
             return Answered(307, {"location": place})
@@ -326,7 +255,7 @@ class RegistryDouble:
                 return _ranged(asked, blobs[digest], {})
         return Answered(404)
 
-    def _start_upload(self, asked: Asked, name: str) -> Answered:
+    def _start_or_mount(self, asked: Asked, name: str) -> Answered:
         query = dict(parse_qsl(asked.query))
         if "mount" in query and self.mounts:
             digest = Digest.parse(query["mount"])
@@ -334,40 +263,7 @@ class RegistryDouble:
             if data is not None:
                 self.blobs.setdefault(name, {})[digest] = data
                 return Answered(201, {"location": f"/v2/{name}/blobs/{digest}"})
-        number = f"upload-{next(self._numbers)}"
-        self.uploads[number] = _Upload(name)
-        return Answered(202, {"location": self._place(asked, number)})
-
-    def _place(self, asked: Asked, number: str) -> str:
-        """Where the upload goes on: another URL after each request, as registries keep state in it."""
-        upload = self.uploads[number]
-        upload.state += 1
-        path = f"/v2/{upload.repository}/blobs/uploads/{number}?_state={upload.state}%3D"
-        return path if upload.state % 2 else f"{asked.scheme}://{asked.host}{path}"
-
-    async def _continue_upload(self, asked: Asked, number: str) -> Answered:
-        upload = self.uploads.get(number)
-        query = dict(parse_qsl(asked.query))
-        if upload is None or query.get("_state") != f"{upload.state}=":
-            return _error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
-        if asked.method == "DELETE":
-            del self.uploads[number]
-            return Answered(204)
-        async for chunk in asked.body:
-            upload.data += chunk
-        if asked.method == "PATCH":
-            headers = {
-                "location": self._place(asked, number),
-                "range": f"0-{len(upload.data) - 1}",
-            }
-            return Answered(202, headers)
-        digest, data = Digest.parse(query["digest"]), bytes(upload.data)
-        if not digest.matches(data):
-            return _error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
-        del self.uploads[number]
-        self.blobs.setdefault(upload.repository, {})[digest] = data
-        place = f"/v2/{upload.repository}/blobs/{digest}"
-        return Answered(201, {"location": place, "docker-content-digest": str(digest)})
+        return self.upload_sessions.start(asked, name)
 
 
 def _needed(asked: Asked) -> frozenset[tuple[str, str]]:
@@ -394,55 +290,3 @@ def _ranged(asked: Asked, data: bytes, headers: Mapping[str, str]) -> Answered:
         return Answered(416, {**sent, "content-range": f"bytes */{len(data)}"})
     span = {"content-range": f"bytes {first}-{last}/{len(data)}"}
     return Answered(206, {**sent, **span}, data[first : last + 1])
-
-
-def _error(status: int, code: str, message: str) -> Answered:
-    document = {"errors": [{"code": code, "message": message}]}
-    return Answered(status, {"content-type": "application/json"}, json.dumps(document).encode())
-
-
-def _spoil(answered: Answered, action: object) -> Answered:
-    body = answered.body
-    match action:
-        case Drop(after=after) | Hang(after=after):
-            return replace(answered, stop=after, hangs=isinstance(action, Hang))
-        case Shorten(length=length):
-            return replace(answered, body=body[:length])
-        case Lengthen(extra=extra):
-            return replace(answered, body=body + extra)
-        case Corrupt(offset=offset):
-            spoilt = body[:offset] + bytes([body[offset] ^ 0xFF]) + body[offset + 1 :]
-            return replace(answered, body=spoilt)
-        case WrongLength(delta=delta):
-            return replace(answered, declared=len(body) + delta)
-        case WithHeaders(headers=changes):
-            headers = {**answered.headers, **changes}
-            kept = {name: value for name, value in headers.items() if value is not None}
-            return replace(answered, headers=kept)
-        case _:
-            return answered
-
-
-class _CountedBody:
-    """A request's body: counts what comes, and drops the connection where a fault says so. Not a
-    generator, so it may be left half read.
-    """
-
-    def __init__(self, body: AsyncIterator[bytes], entry: LoggedRequest, drop: int | None) -> None:
-        self._body = body
-        self._entry = entry
-        self._drop = drop
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        chunk = await anext(self._body)
-        self._entry.bytes_in += len(chunk)
-        if self._drop is not None and self._entry.bytes_in >= self._drop:
-            raise UploadDropped
-        return chunk
-
-
-async def _whole(body: AsyncIterator[bytes]) -> bytes:
-    return b"".join([chunk async for chunk in body])

@@ -11,13 +11,8 @@ from typing import Any
 import h11
 import trio
 
-from asyncbuild.testing.registry import (
-    Answered,
-    Asked,
-    LoggedRequest,
-    RegistryDouble,
-    UploadDropped,
-)
+from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest, UploadDropped
+from asyncbuild.testing.registry import RegistryDouble
 
 _READ_BYTES = 1 << 20
 _SEND_BYTES = 1 << 20
@@ -129,7 +124,11 @@ class _Connection:
             chunk = view[place : place + _SEND_BYTES]
             await self._send(h11.Data(data=bytes(chunk)))
             entry.bytes_out += len(chunk)
-        if answered.stop is not None:
+        if answered.trickle is not None:
+            for place in range(end, len(body)):
+                await trio.sleep(answered.trickle)
+                await self._send(h11.Data(data=body[place : place + 1]))
+        elif answered.stop is not None:
             await self._stop(answered)
         if len(body) != declared and not head:
             await self._stream.send_all(body[declared:])
@@ -142,7 +141,9 @@ class _Connection:
             await self._stream.send_all(data)
 
     async def _stop(self, answered: Answered) -> None:
-        """Break off; or wait until the client goes away."""
+        """Break off, perhaps with a last word; or wait until the client goes away."""
+        if answered.garbage:
+            await self._stream.send_all(answered.garbage)
         while answered.hangs and await self._stream.receive_some(_READ_BYTES):
             pass
         raise _Gone

@@ -8,13 +8,8 @@ from collections.abc import AsyncIterator
 import httpx
 import trio
 
-from asyncbuild.testing.registry import (
-    Answered,
-    Asked,
-    LoggedRequest,
-    RegistryDouble,
-    UploadDropped,
-)
+from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest, UploadDropped
+from asyncbuild.testing.registry import RegistryDouble
 
 _CHUNK_BYTES = 64 << 10
 
@@ -102,20 +97,32 @@ class _AnswerStream(httpx.AsyncByteStream):
             self._place += len(chunk)
             self._entry.bytes_out += len(chunk)
             return chunk
-        if stop is not None:
+        if self._answered.trickle is not None and self._place < len(self._body):
+            return await self._next_drop(self._answered.trickle)
+        if stop is not None and not (self._answered.trickle and self._place == len(self._body)):
             await self.stopped()
         if self._short:
             raise httpx.RemoteProtocolError("the double sent less than it declared")
         self._entry.ended = trio.current_time()
         raise StopAsyncIteration
 
+    async def _next_drop(self, seconds: float) -> bytes:
+        await trio.sleep(seconds)
+        self._place += 1
+        self._entry.bytes_out += 1
+        return self._body[self._place - 1 : self._place]
+
     async def stopped(self) -> None:
         """Break off; or hang, until the client's read timeout."""
+        if self._answered.refused:
+            raise httpx.ConnectError("the double refuses the connection")
         if self._answered.hangs:
             await trio.sleep(self._patience)
         self._entry.ended = trio.current_time()
         if self._answered.hangs:
             raise httpx.ReadTimeout("the double hangs")
+        if self._answered.garbage:
+            raise httpx.RemoteProtocolError("the double speaks no HTTP")
         raise httpx.RemoteProtocolError("the double closed the connection")
 
     async def aclose(self) -> None:
