@@ -11,19 +11,30 @@ from typing import TypeGuard
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.lint import Findings
 
-_APT_INSTALL = re.compile(r"\bapt(?:-get)?\b[^;&|\n]*\sinstall\b[^;&|\n]*")
-_APT_UPDATE = re.compile(r"\bapt(?:-get)?\b[^;&|\n]*\supdate\b")
-_APT_USE = re.compile(
-    r"\b(?:apt|apt-get|aptitude)\b[^;&|\n]*\s"
-    r"(?:install|upgrade|dist-upgrade|full-upgrade|build-dep|source|download)\b"
+_RECOMMENDS = ("--no-install-recommends", "install-recommends")
+_APT = ("apt-get", "apt", "aptitude")
+_APT_USES = frozenset(
+    ["install", "upgrade", "dist-upgrade", "full-upgrade", "build-dep", "source", "download"]
 )
-_RECOMMENDS = re.compile(r"--no-install-recommends|Install-Recommends", re.IGNORECASE)
-_INSTALL = re.compile(
-    r"\b(?:pip3?\s+install\s+(?:[^;&|\n]*\s)?(?:-r|--requirement)\b|npm\s+(?:ci|install)\b|"
-    r"yarn\s+install\b|pnpm\s+install\b|go\s+mod\s+download\b|bundle\s+install\b|"
-    r"composer\s+install\b|poetry\s+install\b|uv\s+sync\b|cargo\s+fetch\b|"
-    r"mvn\s+(?:[^;&|\n]*\s)?dependency:)"
+_INSTALLS = (
+    ("pip", "install", "-r"),
+    ("pip3", "install", "-r"),
+    ("pip", "install", "--requirement"),
+    ("npm", "ci"),
+    ("npm", "install"),
+    ("yarn", "install"),
+    ("pnpm", "install"),
+    ("go", "mod", "download"),
+    ("bundle", "install"),
+    ("composer", "install"),
+    ("poetry", "install"),
+    ("uv", "sync"),
+    ("cargo", "fetch"),
+    ("mvn", "dependency:go-offline"),
+    ("mvn", "dependency:resolve"),
 )
+"""Commands that install what a list names: these words, in this order, others in between."""
+_SEPARATORS = re.compile(r"[;&|\n]+")
 _CHANGING = re.compile(
     r"(?:BUILD|CREATION)_?(?:DATE|TIME|TIMESTAMP|NUMBER|ID)|"
     r"(?:GIT|VCS|CI|SOURCE)?_?(?:COMMIT|SHA|REVISION)(?:_?(?:SHA|HASH|ID))?|GIT_?(?:REF|REV)|VCS_REF",
@@ -43,21 +54,38 @@ def command_text(run: i.Run) -> str:
     return " ".join([*run.command, *(f"\n{heredoc.content}" for heredoc in run.heredocs)])
 
 
+def _commands(run: i.Run) -> list[list[str]]:
+    """The words of each simple command of a RUN, as far as text tells."""
+    return [piece.split() for piece in _SEPARATORS.split(command_text(run))]
+
+
+def _says(words: list[str], wanted: tuple[str, ...]) -> bool:
+    """Whether ``wanted`` are among ``words`` in this order."""
+    rest = iter(words)
+    return all(any(word == item for item in rest) for word in wanted)
+
+
+def _apt(words: list[str]) -> list[str]:
+    """What follows apt-get in a command; empty for any other command."""
+    places = [at for at, word in enumerate(words) if word in _APT]
+    return words[places[0] + 1 :] if places else []
+
+
 def _check_apt(stage: i.Stage, findings: Findings) -> None:
     alone: i.Run | None = None
     without = False
     for run in stage.instructions:
         if not isinstance(run, i.Run):
             continue
-        text = command_text(run)
-        install = _APT_INSTALL.search(text)
-        without = without or bool(re.search("Install-Recommends", text, re.IGNORECASE))
-        if install and not without and not _RECOMMENDS.search(install[0]):
+        asked = [words for command in _commands(run) if (words := _apt(command))]
+        installs = [words for words in asked if "install" in words]
+        without = without or _RECOMMENDS[1] in command_text(run).lower()
+        if not without and any(_RECOMMENDS[0] not in words for words in installs):
             message = "apt-get install also installs what the packages recommend"
             findings.add("AptGetRecommends", message, run)
-        if _APT_UPDATE.search(text):
-            alone = None if _APT_USE.search(text) else run
-        elif install and alone is not None:
+        if any("update" in words for words in asked):
+            alone = None if any(_APT_USES & set(words) for words in asked) else run
+        elif installs and alone is not None:
             line = run.location.line
             message = f"apt-get update stands apart from the apt-get install in line {line}"
             findings.add("AptGetUpdateAlone", message, alone)
@@ -70,15 +98,12 @@ def _check_copy(stage: i.Stage, findings: Findings) -> None:
         if copies_everything(item):
             whole = whole or item
         elif isinstance(item, i.Run):
-            match = _INSTALL.search(command_text(item))
-            if match and whole is not None:
-                message = (
-                    f"a change of any file runs `{' '.join(match[0].split())}` again"
-                    f" (line {item.location.line})"
-                )
-                findings.add("CopyBeforeInstall", message, whole)
-                return
-            if match:
+            commands = _commands(item)
+            known = [words for words in _INSTALLS if any(_says(c, words) for c in commands)]
+            if known and whole is not None:
+                again = f"a change of any file runs `{' '.join(known[0])}` again"
+                findings.add("CopyBeforeInstall", f"{again} (line {item.location.line})", whole)
+            if known:
                 return
 
 
