@@ -23,9 +23,6 @@ def plan(text: str) -> Plan:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("RUN --mount=type=cache,target=/x y", "RUN --mount"),
-        ("RUN --security=insecure y", "RUN --security=insecure"),
-        ("RUN --device=vendor.com/gpu y", "RUN --device"),
         ("COPY --link a b", "COPY --link"),
         ("COPY --parents a b", "COPY --parents"),
         ("COPY --exclude=x a b", "COPY --exclude"),

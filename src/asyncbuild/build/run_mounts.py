@@ -21,12 +21,14 @@ import posixpath
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
 import trio
 
 from asyncbuild.build.cache_mounts import CacheWish, taken_caches
+from asyncbuild.build.devices import device_edits, read_devices
 from asyncbuild.build.mount_keys import SECRETS_DIRECTORY, secret_id
 from asyncbuild.build.mount_sources import MountSource, find_mount_source
 from asyncbuild.build.ssh_agents import SocketOwner, forwarded_agent
@@ -36,6 +38,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.mounts import Mount, MountType
 from asyncbuild.errors import DockerfileError, InputError
 from asyncbuild.layers.changeset import Kind
+from asyncbuild.report.events import WarningRaised
 from asyncbuild.rootfs import runspec
 
 _NO_PLACE = ("/", "/proc", "/dev", "/sys")
@@ -63,6 +66,7 @@ async def ready_mounts(
         gathering = _Gathering(at, stack, copy_foreign=copy_foreign)
         for place, mount in enumerate(asked):
             await gathering.add(place, mount)
+        await gathering.add_devices(instruction)
         await gathering.take_caches()
         yield gathering.ready
 
@@ -97,6 +101,20 @@ class _Gathering:
                 await self._add_agent(mount)
             case _:
                 assert_never(mount.type)
+
+    async def add_devices(self, instruction: ins.Run) -> None:
+        """The devices of the build and of the instruction, and what comes with them."""
+        wanted = (*self._options.devices, *instruction.devices)
+        if not wanted:
+            return
+        known = await trio.to_thread.run_sync(read_devices, self._options.device_directories)
+        find = partial(device_edits, wanted, known, self._options.allow)
+        edits, missing = await trio.to_thread.run_sync(find)
+        for name in missing:
+            text = f"the device {name} is not known here: RUN goes without it"
+            self._at.session.tell(WarningRaised(text, instruction.location))
+        self.ready.environment |= edits.environment
+        self.ready.mounts += edits.mounts
 
     async def take_caches(self) -> None:
         """Take every cache (rule 3)."""

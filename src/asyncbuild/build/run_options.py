@@ -43,14 +43,15 @@ class SshSource:
 class RunOptions:
     """``secrets`` and ``ssh`` by their ids. ``allow`` holds entitlements (also ``device=NAME``).
 
-    ``devices`` are those of every RUN. ``shm_size`` and ``memory`` are in bytes, ``cpus`` is a number of
-    processors; None is the default, or no limit.
+    ``devices`` are those of every RUN; the files of ``device_directories`` describe them. ``shm_size``
+    and ``memory`` are in bytes, ``cpus`` is a number of processors; None is the default, or no limit.
     """
 
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     ssh: Mapping[str, SshSource] = field(default_factory=dict)
     allow: frozenset[str] = frozenset()
     devices: tuple[Device, ...] = ()
+    device_directories: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     shm_size: int | None = None
     ulimits: tuple[Ulimit, ...] = ()
     memory: int | None = None

@@ -41,6 +41,7 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
     add("--ssh", help="default|ID[=SOCKET|=KEY,…]", **some)  # type: ignore[arg-type]
     add("--allow", help="security.insecure, device, device=NAME", **some)  # type: ignore[arg-type]
     add("--device", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
+    add("--cdi-spec-dir", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
     add("--shm-size", metavar="SIZE", help=argparse.SUPPRESS)
     add("--ulimit", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
     add("-m", "--memory", metavar="SIZE", help=argparse.SUPPRESS)
@@ -49,11 +50,13 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
 
 def read_run_options(options: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:
     """Read them, and the secrets. Raises `UsageError`, or `InputError` for a file that is not there."""
+    specifications = tuple(Path(text) for text in options.cdi_spec_dir)
     return RunOptions(
         secrets=read_secrets(options.secret, environ),
         ssh=_ssh_sources(options.ssh, environ),
         allow=_entitlements(options.allow),
         devices=tuple(_device(text) for text in options.device),
+        device_directories=specifications or RunOptions().device_directories,
         shm_size=_size("--shm-size", options.shm_size),
         ulimits=_ulimits(options.ulimit),
         memory=_size("--memory", options.memory),

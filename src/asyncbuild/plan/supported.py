@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from asyncbuild.dockerfile.instructions import Add, Copy, Instruction, Run
+from asyncbuild.dockerfile.instructions import Add, Copy, Instruction
 from asyncbuild.errors import DockerfileError
 from asyncbuild.plan.nouns import Plan
 
@@ -39,9 +39,6 @@ def check_instruction(instruction: Instruction) -> None:
 
 def unsupported(instruction: Instruction) -> Iterator[str]:
     """The names of everything in ``instruction`` that cannot be done yet."""
-    if isinstance(instruction, Run):
-        if instruction.devices:
-            yield "RUN --device"
     if isinstance(instruction, Add):
         if instruction.checksum:
             yield "ADD --checksum"
