@@ -175,7 +175,7 @@ class Cache:
                 layer = settled[made]
                 if layer is None:
                     break
-                result = CachedResult(layer, tuple(below), self._job.created)
+                result = CachedResult(layer, tuple(below), made.created or self._job.created)
                 for key in made.keys:
                     self._own.remember(key, result)
                 below.append(layer)
@@ -215,7 +215,8 @@ class Cache:
                 if isinstance(layer, BaseLayer):
                     await export.fetch(layer.descriptor, layer.origin)
         named = [CachedLayer(*await layer_identity(layer)) for layer in whole]
-        result = CachedResult(named[-1], tuple(named[:-1]), self._job.created)
+        created = chain[-1].created or self._job.created
+        result = CachedResult(named[-1], tuple(named[:-1]), created)
         await export.target.put(chain[-1].keys, result)
 
     async def _tolerate(self, work: Callable[[], object]) -> None:

@@ -17,13 +17,15 @@ class Made:
     """What one step put on top, by a look-up or by its execution.
 
     ``keys`` are all keys that lead to it. ``work`` gives, when the build has ended, the work directory
-    that has its files in ``fs/``, if there is one.
+    that has its files in ``fs/``, if there is one. ``created`` is when it was made (seconds since the
+    epoch); 0 is now.
     """
 
     keys: tuple[Key, ...]
     layer: ImageLayer | None = None
     work: Callable[[], Path | None] = lambda: None
     cached: CachedLayer | None = None
+    created: int = 0
 
 
 Chain: TypeAlias = tuple[Made, ...]

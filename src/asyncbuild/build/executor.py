@@ -64,10 +64,10 @@ class _Walk:
     async def resume(self) -> None:
         """Begin behind the last hit; without one, with what FROM gives."""
         if self._session.asks(self._outline.stage):
-            keys = (await self._keys.wait()).steps
-            hit = await self._session.cache.last_hit(keys, packed=self._published)
+            static = await self._keys.wait()
+            hit = await self._session.cache.last_hit(static.steps, packed=self._published)
             if hit is not None:
-                self._jump(*hit, (keys[hit[0]].key,))
+                self._jump(static, *hit)
         if not self._cached:
             self._state = await self._from_base()
         self._start_what_is_needed()
@@ -122,14 +122,20 @@ class _Walk:
         chain = tuple(Made((), cached=item) for item in cached)
         return replace(self._state, root=root, layers=tuple(layers), chain=chain)
 
-    def _jump(self, place: int, hit: Hit, keys: tuple[Key | None, ...]) -> None:
-        """Go behind the step at ``place``, whose result is ``hit`` and whose keys are ``keys``."""
+    def _jump(self, static: StageKeys, place: int, hit: Hit) -> None:
+        """Go behind the step at ``place``, whose result is ``hit``."""
         self._cached = place + 1
         self._state = self._on_image(self._outline.base_image, hit.result.layers)
-        *below, last = self._state.chain
-        chain = (*below, replace(last, keys=_known(keys)))
-        self._state = replace(self._state, chain=chain, made_at=hit.result.created)
-        self._session.cache.made(self._outline.stage.index, chain, published=self._published)
+        created = hit.result.created
+        chain = [replace(made, created=created) for made in self._state.chain]
+        own = chain if len(chain) == place + 1 else chain[-1:]  # others belong to the stages below
+        for step, made in zip(range(place, -1, -1), reversed(own), strict=False):
+            keys = _known(self._keys_at(static, step))
+            chain[chain.index(made)] = replace(made, keys=keys)
+        self._state = replace(self._state, chain=tuple(chain), made_at=created)
+        self._session.cache.made(
+            self._outline.stage.index, self._state.chain, published=self._published
+        )
 
     def _start_what_is_needed(self) -> None:
         """Start the stages and fetch the files that the steps still to be executed will ask for."""
@@ -181,8 +187,7 @@ class _Walk:
         if session.asks(self._outline.stage):
             hit = await session.cache.last_hit(rest, packed=self._published, quick=True)
             if hit is not None:
-                there = place + 1 + hit[0]
-                self._jump(there, hit[1], self._keys_at(static, there))
+                self._jump(static, place + 1 + hit[0], hit[1])
 
     def _keys_at(self, static: StageKeys, place: int) -> tuple[Key | None, ...]:
         """The keys of one step: by the content of what came before, if that is known, and by inputs."""

@@ -1,0 +1,311 @@
+"""The cache of a build: what hits, what misses, and that a hit is never wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from asyncbuild.build.request import CachePlace
+from asyncbuild.image.reference import Reference
+from asyncbuild.report.events import Outcome, StepFinished
+from asyncbuild.testing.faults import Respond, Rule
+from asyncbuild.testing.registry import RegistryDouble
+from support.builds import HOST, Recorder, World, add_busybox, add_image
+from support.images import Layer, Node
+
+BASE = f"FROM {HOST}/base/busybox\n"
+FIRST = (
+    BASE
+    + """\
+ARG SEEN=1
+ENV COLOUR=red
+LABEL a=1
+RUN echo one > /one
+COPY file dir /data/
+WORKDIR /work
+RUN echo two > /two
+CMD ["one"]
+"""
+)
+FILES = {"file": "content", "dir/inside": "more", "other": "unused", ".dockerignore": "ignored*\n"}
+PLACE = CachePlace(Reference.parse(f"{HOST}/team/cache:main"), everything=True)
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build: how each step that makes a layer ended, and the image's digest."""
+
+    cached: str
+    digest: str
+
+
+def world(directory: Path, double: RegistryDouble | None = None) -> World:
+    """A world with the base image and the context's files."""
+    directory.mkdir(exist_ok=True)
+    made = World.below(directory, double)
+    if double is None:
+        add_busybox(made.double)
+    made.write(FILES)
+    return made
+
+
+def build(where: World, dockerfile: str, **more: Any) -> Build:
+    """Build; ``cached`` has ``c`` for each cached file step and ``x`` for each executed one."""
+    recorder = Recorder()
+
+    async def main() -> str:
+        request = where.request(dockerfile, "out:1", **more)
+        result = await where.build(request, recorder=recorder)
+        return str(result.manifest.digest)
+
+    digest = trio.run(main)
+    finished = recorder.of(StepFinished)
+    files = [item for item in finished if item.step.text.split()[0] in ("RUN", "COPY", "WORKDIR")]
+    marks = "".join("c" if item.outcome is Outcome.CACHED else "x" for item in files)
+    return Build(marks, digest)
+
+
+def rewrite(name: str, text: str) -> Callable[[World], None]:
+    """A change of a file's content."""
+    return lambda where: where.write({name: text})
+
+
+def touch(where: World) -> None:
+    """Another time for a file and for a directory."""
+    os.utime(where.context / "file", (1, 1))
+    os.utime(where.context / "dir", (2, 2))
+
+
+def chmod(where: World) -> None:
+    """Another mode for a file."""
+    (where.context / "dir/inside").chmod(0o700)
+
+
+def rename(where: World) -> None:
+    """Another name for a file below a directory that is copied."""
+    (where.context / "dir/inside").rename(where.context / "dir/outside")
+
+
+def link(where: World) -> None:
+    """A link instead of a file of the same content."""
+    (where.context / "dir/inside").unlink()
+    (where.context / "dir/inside").symlink_to("nowhere")
+
+
+def nothing(_: World) -> None:
+    """No change of the context."""
+
+
+CONTEXT_CHANGES = [
+    ("nothing", nothing, "cccc"),
+    ("times only", touch, "cccc"),
+    ("a file that no step names", rewrite("other", "changed"), "cccc"),
+    ("an ignored file", rewrite("ignored.txt", "new"), "cccc"),
+    ("content", rewrite("file", "changed"), "cxxx"),
+    ("content of the same size", rewrite("file", "tnetnoc"), "cxxx"),
+    ("content below a directory", rewrite("dir/inside", "changed"), "cxxx"),
+    ("a new file below a directory", rewrite("dir/new", ""), "cxxx"),
+    ("mode", chmod, "cxxx"),
+    ("name", rename, "cxxx"),
+    ("kind", link, "cxxx"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "expected"), CONTEXT_CHANGES)
+def test_one_change_of_the_context(
+    shm_path: Path, name: str, change: Callable[[World], None], expected: str
+) -> None:
+    """The steps before the COPY hit, it and those behind it miss exactly if what it copies changed."""
+    where = world(shm_path)
+    assert build(where, FIRST).cached == "xxxx", name
+    change(where)
+    assert build(where, FIRST).cached == expected, name
+
+
+DOCKERFILE_CHANGES = [
+    ("a comment", ("RUN echo one", "# words\nRUN echo one"), "cccc"),
+    ("continuation lines", ("RUN echo one > /one", "RUN \\\n echo one > /one"), "cccc"),
+    ("a label", ("LABEL a=1", "LABEL a=2"), "cccc"),
+    ("CMD", ('CMD ["one"]', 'CMD ["two"]'), "cccc"),
+    ("a port", ("LABEL a=1", "EXPOSE 80"), "cccc"),
+    ("a volume", ("LABEL a=1", "VOLUME /v"), "cccc"),
+    ("the first command", ("echo one", "echo 1"), "xxxx"),
+    ("the last command", ("echo two", "echo 2"), "cccx"),
+    ("a variable that RUN sees", ("COLOUR=red", "COLOUR=blue"), "xxxx"),
+    ("a variable's name", ("COLOUR=red", "COLOR=red"), "xxxx"),
+    ("a default of an ARG", ("SEEN=1", "SEEN=2"), "xxxx"),
+    ("an ARG more", ("ENV COLOUR", "ARG MORE=1\nENV COLOUR"), "xxxx"),
+    ("an ARG without value", ("ENV COLOUR", "ARG MORE\nENV COLOUR"), "cccc"),
+    ("the user before RUN", ("RUN echo one", "USER 0\nRUN echo one"), "xxxx"),
+    ("the shell", ("RUN echo one", 'SHELL ["/bin/sh", "-ec"]\nRUN echo one'), "xxxx"),
+    ("the directory of RUN", ("WORKDIR /work", "WORKDIR /works"), "ccxx"),
+    ("the destination", ("/data/\n", "/date/\n"), "cxxx"),
+    ("an owner", ("COPY file", "COPY --chown=1:2 file"), "cxxx"),
+    ("a mode", ("COPY file", "COPY --chmod=600 file"), "cxxx"),
+    ("the order of sources", ("file dir", "dir file"), "cxxx"),
+    ("the same by a variable", ("COPY file", "ENV N=1\nCOPY file"), "cccx"),
+    ("network", ("RUN echo two", "RUN --network=none echo two"), "cccx"),
+    ("exec form", ("RUN echo two > /two", 'RUN ["/bin/sh", "-c", "echo two > /two"]'), "cccc"),
+    ("a heredoc", ("RUN echo two > /two", "RUN <<E\necho two > /two\nE"), "cccx"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "expected"), DOCKERFILE_CHANGES)
+def test_one_change_of_the_dockerfile(
+    shm_path: Path, name: str, change: tuple[str, str], expected: str
+) -> None:
+    """Each instruction, flag and variable counts exactly where it can change a result."""
+    where = world(shm_path)
+    assert build(where, FIRST).cached == "xxxx", name
+    changed = FIRST.replace(*change)
+    assert changed != FIRST
+    assert build(where, changed).cached == expected, name
+
+
+ARGUMENT_CHANGES = [
+    ("no argument", {}, "cccc"),
+    ("an argument that is declared", {"SEEN": "2"}, "xxxx"),
+    ("the default, given", {"SEEN": "1"}, "cccc"),
+    ("an argument that is not declared", {"UNSEEN": "2"}, "cccc"),
+    ("a proxy", {"HTTP_PROXY": "http://proxy:1"}, "cccc"),
+    ("another proxy", {"no_proxy": "example"}, "cccc"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), ARGUMENT_CHANGES)
+def test_one_change_of_the_arguments(
+    shm_path: Path, name: str, arguments: dict[str, str], expected: str
+) -> None:
+    """A build argument counts if it is declared; proxies never do."""
+    where = world(shm_path)
+    build(where, FIRST)
+    assert build(where, FIRST, build_args=arguments).cached == expected, name
+
+
+def test_the_base_counts_by_its_layers(shm_path: Path) -> None:
+    """A base with another layer is another base; one with other labels and another time is not."""
+    where = world(shm_path)
+    build(where, FIRST)
+    image = add_busybox(where.double)
+    relabelled = replace(image, config={**image.config, "Labels": {"x": "y"}})
+    add_image(where.double, "base/busybox", relabelled)
+    assert build(where, FIRST).cached == "cccc"
+    seen = replace(image, config={**image.config, "Env": ["PATH=/bin", "NEW=1"]})
+    add_image(where.double, "base/busybox", seen)
+    assert build(where, FIRST).cached == "xxxx"
+    add_busybox(where.double, "base/busybox", Layer.of(Node("more", content=b"x")))
+    assert build(where, FIRST).cached == "xxxx"
+
+
+def test_no_cache_executes_everything(shm_path: Path) -> None:
+    """--no-cache executes every step, --no-cache-filter those of one stage."""
+    where = world(shm_path)
+    text = FIRST.replace(BASE, BASE.replace("\n", " AS only\n"))
+    build(where, text)
+    assert build(where, text, use_cache=False).cached == "xxxx"
+    assert build(where, text, no_cache_filter=frozenset(["only"])).cached == "xxxx"
+    assert build(where, text, no_cache_filter=frozenset(["other"])).cached == "cccc"
+
+
+def test_results_age(shm_path: Path) -> None:
+    """A result older than the time to live is not used."""
+    where = world(shm_path)
+    build(where, FIRST)
+    later = {"created": 1_700_000_000 + 3600}
+    assert build(where, FIRST, cache_ttl=3601.0, **later).cached == "cccc"
+    assert build(where, FIRST, cache_ttl=3599.0, **later).cached == "xxxx"
+
+
+def test_a_failed_build_is_resumed(shm_path: Path) -> None:
+    """What a failing build had done and packed is not done again; the last layer may still be packed."""
+    where = world(shm_path)
+    with pytest.raises(Exception, match="exit code 3"):
+        build(where, FIRST.replace("echo two > /two", "exit 3"))
+    assert build(where, FIRST).cached in ("cccx", "ccxx")
+
+
+TWO_STAGES = f"""\
+FROM {HOST}/base/busybox AS make
+COPY file /in
+RUN cut -c1-3 /in > /out
+FROM {HOST}/base/busybox
+COPY --from=make /out /out
+RUN cat /out > /copy
+"""
+
+
+def test_the_same_content_ends_a_rebuild(shm_path: Path) -> None:
+    """A stage that is rebuilt to the same files ends the rebuild at the COPY that takes them."""
+    where = world(shm_path)
+    assert build(where, TWO_STAGES).cached == "xxxx"
+    where.write({"file": "con and more"})
+    again = build(where, TWO_STAGES)
+    assert sorted(again.cached) == sorted("xxxc")
+
+
+def test_another_machine_moves_no_layer(shm_path: Path) -> None:
+    """With a registry cache, a second store and a second checkout: all hits, no layer is fetched or sent,
+    and the manifest is the same to the byte.
+    """
+    one = world(shm_path / "one")
+    first = build(one, FIRST, cache_to=(PLACE,), cache_from=(PLACE,))
+    other = world(shm_path / "other", one.double)
+    for path in other.context.rglob("*"):
+        os.utime(path, (5, 5))
+    before = len(one.double.log)
+    second = build(other, FIRST, cache_from=(PLACE,), created=1_700_009_999)
+    log = one.double.log[before:]
+    assert second == Build("cccc", first.digest)
+    assert not [item for item in log if item.method == "GET" and "/blobs/" in item.path][1:]
+    assert not [item for item in log if item.method == "PATCH"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+def test_a_broken_cache_registry_is_only_slow(shm_path: Path, status: int) -> None:
+    """Whatever the cache's registry answers, the image is built and pushed."""
+    where = world(shm_path)
+    where.double.faults.add(Rule(Respond(status), "*", "/team/cache/", times=None))
+    built = build(where, FIRST, cache_from=(PLACE,), cache_to=(PLACE,))
+    assert built.cached == "xxxx"
+
+
+def test_a_lost_layer_is_made_again(shm_path: Path) -> None:
+    """A cache that promises layers it no longer has costs a second attempt, not the build."""
+    one = world(shm_path / "one")
+    first = build(one, TWO_STAGES, cache_to=(PLACE,), cache_from=(PLACE,))
+    other = world(shm_path / "other", one.double)
+    other.write({"file": "changed"})
+    one.double.faults.add(Rule(Respond(404), "GET", "/team/cache/blobs/", times=None))
+    one.double.faults.add(Rule(Respond(202), "POST", "mount=", times=None))
+    second = build(other, TWO_STAGES, cache_from=(PLACE,))
+    assert second.digest != first.digest
+
+
+def test_inline_cache(shm_path: Path) -> None:
+    """An image that was pushed with an inline cache answers for its own layers."""
+    one = world(shm_path / "one")
+    first = build(one, FIRST, cache_to=(CachePlace(),))
+    other = world(shm_path / "other", one.double)
+    image = CachePlace(Reference.parse(f"{HOST}/out:1"))
+    second = build(other, FIRST, cache_from=(image,), cache_to=(CachePlace(),))
+    assert second == Build("cccc", first.digest)
+
+
+def test_directory_cache(shm_path: Path) -> None:
+    """A directory that CI keeps answers on a machine with nothing else."""
+    place = CachePlace(path=shm_path / "kept", everything=True)
+    one = world(shm_path / "one")
+    first = build(one, FIRST, cache_to=(place,))
+    other = world(shm_path / "other", one.double)
+    assert build(other, FIRST, cache_from=(place,)) == Build("cccc", first.digest)
+    blobs = sorted((shm_path / "kept/blobs/sha256").iterdir())
+    blobs[0].write_bytes(b"damaged")
+    third = world(shm_path / "third", one.double)
+    third.double.faults.add(Rule(Respond(404), "HEAD", "/out/", times=None))
+    assert build(third, FIRST, cache_from=(place,)).digest
