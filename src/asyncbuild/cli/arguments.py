@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from asyncbuild.cli.cache_options import add_cache_options
+from asyncbuild.cli.helptext import add_command
 from asyncbuild.cli.run_options import add_run_options
 
 _BUILD_EXAMPLE = """\
@@ -52,30 +53,42 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    build = commands.add_parser(
-        "build",
-        help="build an image and push it",
-        description="Build an image from CONTEXT and push it to every -t.",
-        epilog=_BUILD_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    build = add_command(
+        commands,
+        "build CONTEXT",
+        "build an image and push it",
+        "Build an image with the files of the directory CONTEXT and push it to every -t.",
+        _BUILD_EXAMPLE,
     )
     _dockerfile_arguments(build)
     add = build.add_argument
-    add("-t", "--tag", action="append", default=[], metavar="REF", help="name to push (repeatable)")
+    add(
+        "-t",
+        "--tag",
+        action="append",
+        default=[],
+        metavar="REF",
+        help="name to push; most options may be repeated",
+    )
     add(
         "-o",
         "--output",
         action="append",
         default=[],
         metavar="SPEC",
-        help="type=oci|docker,dest=FILE or type=image|registry,push=true (repeatable)",
+        help="type=oci|docker,dest=FILE or type=image,push=true",
     )
     add("--push", action="store_true", help="push to every -t although there is an --output")
-    add("--label", action="append", default=[], metavar="K=V", help="label of the image")
-    add("--annotation", action="append", default=[], metavar="K=V", help="manifest annotation")
+    add("--label", action="append", default=[], metavar="K=V", help="of the image")
+    add("--annotation", action="append", default=[], metavar="K=V", help="of the manifest")
     add("--add-host", action="append", default=[], metavar="HOST:IP", help="for /etc/hosts of RUN")
-    add("--network", choices=("default", "host", "none"), default="default", help="of RUN")
+    add(
+        "--network",
+        choices=("default", "host", "none"),
+        default="default",
+        metavar="MODE",
+        help="of RUN: host (the default) or none",
+    )
     add("--metadata-file", metavar="FILE", help="write what was built as JSON")
     add("--iidfile", metavar="FILE", help="write the image ID (digest of the configuration)")
     add("--store", metavar="DIR", help="where blobs and unpacked layers are kept")
@@ -84,7 +97,7 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         action="append",
         default=[],
         metavar="HOST",
-        help="registry with plain http or an unknown certificate (repeatable)",
+        help="registry with plain http or any certificate",
     )
     add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
     add("--progress", default="auto", metavar="MODE", help="auto, plain, tty, quiet or rawjson")
@@ -92,17 +105,16 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     _call_arguments(build)
     add_cache_options(build.add_argument_group("cache"))
     add_run_options(build.add_argument_group("RUN"))
-    add("--pull", action="store_true", help="accepted: tags are always resolved anew")
+    add("--pull", action="store_true", help=argparse.SUPPRESS)  # tags are always resolved anew
 
 
 def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    plan = commands.add_parser(
-        "plan",
-        help="show what a build would do",
-        description="Show which stages and steps a build would execute, and what each needs.",
-        epilog=_PLAN_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    plan = add_command(
+        commands,
+        "plan CONTEXT",
+        "show what a build would do",
+        "Show which stages and steps a build would execute, and what each needs.",
+        _PLAN_EXAMPLE,
     )
     _dockerfile_arguments(plan)
 
@@ -110,20 +122,17 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _call_arguments(build: argparse.ArgumentParser) -> None:
     """Questions instead of a build."""
     add = build.add_argument
-    add(
-        "--check", dest="call", action="store_const", const="check", help="report build checks only"
-    )
+    add("--check", dest="call", action="store_const", const="check", help="look for mistakes only")
     add("--call", metavar="WHAT", help=argparse.SUPPRESS)
 
 
 def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    check = commands.add_parser(
-        "check",
-        help="look for mistakes in a Dockerfile",
-        description="Report what the build checks find. Nothing is fetched and nothing executed.",
-        epilog=_CHECK_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    check = add_command(
+        commands,
+        "check CONTEXT",
+        "look for mistakes in a Dockerfile",
+        "Report what the build checks find. Nothing is fetched and nothing executed.",
+        _CHECK_EXAMPLE,
     )
     _dockerfile_arguments(check)
     add = check.add_argument
@@ -132,18 +141,17 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _pin(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    pin = commands.add_parser(
-        "pin",
-        help="write the digests of images into a Dockerfile",
-        description="Add the digest to every image that FILE names; nothing else in it changes.",
-        epilog=_PIN_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    pin = add_command(
+        commands,
+        "pin [FILE]",
+        "write the digests of images into a Dockerfile",
+        "Add the digest to every image that FILE names; nothing else in it changes.",
+        _PIN_EXAMPLE,
     )
     add = pin.add_argument
     add("file", metavar="FILE", nargs="?", default="Dockerfile", help="default: Dockerfile")
     add("--update", action="store_true", help="also move images on that have tag and digest")
-    add("--check", action="store_true", help="write nothing; exit code 1 if something would change")
+    add("--check", action="store_true", help="write nothing; exit code 1 for what would change")
     registry_arguments(pin)
 
 
@@ -155,15 +163,15 @@ def registry_arguments(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="HOST",
-        help="registry with plain http or an unknown certificate (repeatable)",
+        help="registry with plain http or any certificate",
     )
     add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
 
 
 def _dockerfile_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("context", metavar="CONTEXT", help="directory with the files to COPY")
-    add("-f", "--file", metavar="FILE", help="Dockerfile (default: CONTEXT/Dockerfile; - is stdin)")
+    add("context", metavar="CONTEXT", help=argparse.SUPPRESS)
+    add("-f", "--file", metavar="FILE", help="Dockerfile (default: the one in CONTEXT; - is stdin)")
     add("--target", metavar="STAGE", help="build this stage instead of the last one")
     add("--build-arg", action="append", default=[], metavar="K[=V]", help="value for an ARG")
     add("--platform", metavar="OS/ARCH", help="platform of the base images (default: this one)")
