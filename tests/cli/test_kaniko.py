@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -15,21 +16,22 @@ import pytest
 import trio
 
 from asyncbuild.cli import kaniko_options as wanted
-from asyncbuild.cli.kaniko import build_request
+from asyncbuild.cli.kaniko import build_request, kaniko
 from asyncbuild.cli.kaniko_context import Archive, Directory, context_place
 from asyncbuild.cli.kaniko_flags import EXECUTOR, WARMER, Given, read_flags
 from asyncbuild.cli.kaniko_registries import registry_settings
 from asyncbuild.cli.kaniko_source import KanikoSource
 from asyncbuild.cli.kaniko_warmer import images_of
 from asyncbuild.dockerfile.remote import GitReference, WebFile
+from asyncbuild.errors import UsageError
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.registry.transport import HostSettings
-from support.pulled import inspect_config
+from support.pulled import inspect_config, pull
 from support.registry import DockerRegistry
 
 HERE = Path(__file__).parent
 LINES: list[dict[str, Any]] = tomllib.loads((HERE / "kaniko_lines.toml").read_text())["line"]
-TOLD = {"app.txt": "an app\n", "web/index.html": "<p>hello\n"}
+TOLD = {"app.txt": "an app\n", "web/index.html": "<p>hello\n", "npmrc": "k=v\n"}
 DOCKERFILE = """\
 ARG BASE=busybox
 FROM ${BASE} AS app
@@ -37,6 +39,9 @@ RUN mkdir -p /srv/cache /var/cache && echo built > /srv/built && echo kept > /sr
 COPY app.txt /srv/
 FROM ${BASE} AS test
 RUN echo tested
+FROM ${BASE} AS secrets
+RUN --mount=type=secret,id=npm grep -q k=v /run/secrets/npm
+RUN --mount=type=secret,id=token,env=TOKEN,required test "$TOKEN" = x
 FROM ${BASE} AS other
 COPY app.txt /
 """
@@ -280,3 +285,71 @@ def check_pushed(reference: str, digest: str) -> None:
     )
     assert found.stdout.strip() == digest
     assert inspect_config(reference)["architecture"] == "amd64"
+
+
+@pytest.mark.integration
+def test_one_layer_without_what_is_ignored(variables: dict[str, str], shm_path: Path) -> None:
+    """All steps are one layer upon the base's, the same from two stores; ignored paths are not in it."""
+    command = (
+        "executor -c ${context} -d ${registry}/squash/app:1 --target app --build-arg BASE=${base}"
+    )
+    command += " --single-snapshot --reproducible --ignore-path=/srv/cache"
+    digests = []
+    for name in ("first", "second"):
+        home = shm_path / name
+        home.mkdir()
+        done = run(Filled({"command": command}, variables), home)
+        assert done.returncode == 0, done.stderr
+        digests.append(done.stdout)
+    assert digests[0] == digests[1]
+    pulled = pull(f"{variables['registry']}/squash/app:1", shm_path / "first")
+    base = pull(variables["base"], shm_path / "second")
+    assert len(pulled.manifest["layers"]) == len(base.manifest["layers"]) + 1
+    names = {item.name for item in pulled.layer(len(pulled.manifest["layers"]) - 1)}
+    assert {"srv/app.txt", "srv/built"} <= names
+    assert not {name for name in names if name.startswith("srv/cache")}
+    assert pulled.configuration["created"] == "1970-01-01T00:00:00Z"
+    lines = [line.get("empty_layer", False) for line in pulled.configuration["history"]]
+    assert lines[-2:] == [True, False]
+
+
+@pytest.mark.integration
+def test_the_base_decides_the_media_types(
+    variables: dict[str, str], docker_base: str, shm_path: Path
+) -> None:
+    """Without --image-format the image has docker's types if its base has them."""
+    command = (
+        "executor -c ${context} -d ${registry}/types/app:1 --target app --build-arg BASE=${base}"
+    )
+    for base, family in ((docker_base, "docker.distribution"), (variables["base"], "oci.image")):
+        done = run(Filled({"command": command}, {**variables, "base": base}), shm_path)
+        assert done.returncode == 0, done.stderr
+        raw = raw_manifest(f"{variables['registry']}/types/app:1")
+        assert family in raw["mediaType"]
+
+
+def raw_manifest(reference: str) -> dict[str, Any]:
+    """The manifest as the registry has it."""
+    command = ["skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{reference}"]
+    found = subprocess.run(command, check=True, capture_output=True)
+    document: dict[str, Any] = json.loads(found.stdout)
+    return document
+
+
+def test_wrong_lines_are_refused() -> None:
+    """What kaniko refuses is refused, with exit code 2 and a reason."""
+    for words, reason in (
+        ([], "you must provide --destination"),
+        (["-d", "a@sha256:" + "0" * 64], "a tag is pushed to"),
+        (["-d", "a", "--compression=zstd", "--image-format=docker"], "docker has no media type"),
+        (["--no-push", "--tar-path=a", "--image-format=oci"], "writes a docker archive"),
+        (["--no-push", "--tar-path=a", "--compression=zstd"], "docker has no media type"),
+        (["--no-push", "--image-name-with-digest-file=a"], "needs a --destination"),
+        (["--no-push", "--cache"], "--cache-repo"),
+        (["-d", "a", "true"], "unknown word 'true'"),
+        (["-d", "a", "--context=ftp://x"], "it begins with gs://"),
+        (["-d", "a", "--verbosity=loud"], "--verbosity=loud"),
+        (["push", "x"], "not in this version"),
+    ):
+        with pytest.raises(UsageError, match=reason.replace("(", r"\(")):
+            kaniko(words, {})

@@ -133,6 +133,7 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
         squash=given.on("single-snapshot"),
         ignored_paths=given.texts("ignore-path"),
         clamp_times=reproducible,
+        created_is_fixed=reproducible or bool(environ.get("SOURCE_DATE_EPOCH")),
     )
     return _with_cache(request, given, named, environ)
 

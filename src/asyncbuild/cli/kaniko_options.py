@@ -89,7 +89,7 @@ def pushes(given: Given, environ: Mapping[str, str]) -> bool:
 
 def check(given: Given, environ: Mapping[str, str]) -> None:
     """Raise `UsageError` for what cannot go together."""
-    push, named = pushes(given, environ), bool(given.texts("destination"))
+    push, named = pushes(given, environ), bool(destinations(given))
     zstd, image_format = given.text("compression") == "zstd", given.text("image-format")
     if push and not named and not given.on("dryrun"):
         raise UsageError("you must provide --destination, or use --no-push")
