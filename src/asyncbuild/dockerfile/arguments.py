@@ -20,7 +20,7 @@ from asyncbuild.dockerfile.source import Problem
 from asyncbuild.dockerfile.words import SPACES
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
-_SPACE = re.compile(f"[{SPACES}]+")
+_SPACE = re.compile(r"[\t\n\v\f\r ]+")
 
 
 @dataclass(frozen=True, slots=True)
