@@ -292,7 +292,7 @@ def test_registry_that_wants_a_login(access: BasicAccess | TokenAccess, shm_path
     """Without a login: exit code 77, and how to log in."""
     error = fail(make_world(shm_path, RegistryDouble(access)), RUNS)
     assert isinstance(error, NotAuthorized)
-    assert f"docker login {HOST}" in error.render()
+    assert f"asyncbuild login {HOST}" in error.render()
 
 
 class HoldBase(RegistryDouble):

@@ -123,8 +123,9 @@ def test_identity_token() -> None:
 
 def test_registry_token_and_basic_ask_nobody() -> None:
     """A registry token is sent as it is; a Basic challenge needs no conversation; both serve everything."""
-    asked, grant = converse(BEARER, Credential(registry_token="mine"), Wish("r", PULL))
-    assert (asked, grant) == ([], Grant("Bearer mine", None))
+    mine = Credential(registry_token="mine", expires=9.0)
+    asked, grant = converse(BEARER, mine, Wish("r", PULL))
+    assert (asked, grant) == ([], Grant("Bearer mine", None, 9.0, mine))
     asked, grant = converse(BASIC, BOB, Wish("r", PULL))
     assert (asked, grant.scopes) == ([], None)
     assert grant.serves(PULL | PUSH, 1e12)
@@ -167,7 +168,7 @@ def test_refusal_names_the_user() -> None:
     assert "user 'bob'" in text
     assert "repository:library/a:pull" in text
     assert "401 no" in text
-    assert "docker login registry.example" in text
+    assert "asyncbuild login registry.example" in text
 
 
 def test_basic_without_login() -> None:

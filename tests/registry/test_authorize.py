@@ -93,7 +93,7 @@ def test_basic_without_a_login() -> None:
     with pytest.raises(NotAuthorized, match="asks for a user name and a password") as caught:
         with_client(RegistryDouble(BasicAccess(USERS)), use)
     assert caught.value.hint is not None
-    assert f"docker login {HOST}" in caught.value.hint
+    assert f"asyncbuild login {HOST}" in caught.value.hint
 
 
 def test_anonymous_token() -> None:
@@ -405,3 +405,36 @@ def test_challenge_that_cannot_be_answered() -> None:
     with pytest.raises(NotAuthorized, match="does not let an anonymous user pull blob"):
         with_client(double, use)
     assert len(double.log) == 1
+
+
+class TwoLogins:
+    """A keychain with a login for each of two teams of one host."""
+
+    async def credential(self, registry: str, repository: str = "") -> Credential:
+        """The login of the repository's first part."""
+        await trio.lowlevel.checkpoint()
+        return Credential(repository.partition("/")[0], "x")
+
+
+@pytest.mark.parametrize("kind", [TokenAccess, BasicAccess])
+def test_repositories_with_logins_of_their_own(kind: type[TokenAccess | BasicAccess]) -> None:
+    """Each repository is asked for with its own login, and no token is asked for both."""
+    own = tuple(
+        Permission(f"{user}/.*", frozenset({"pull", "push"}), user) for user in ("ann", "ben")
+    )
+    users = {"ann": "x", "ben": "x"}
+    access = TokenAccess(users, own, strict=True) if kind is TokenAccess else BasicAccess(users)
+    double = RegistryDouble(access)
+    blobs = [double.add_blob(f"{user}/app", user.encode()) for user in users]
+
+    async def use(client: RegistryClient) -> None:
+        for user in users:
+            client.expect(f"{user}/app", "pull", "push")
+        for _ in range(2):
+            for user, blob in zip(users, blobs, strict=True):
+                assert await client.get_blob(f"{user}/app", blob) == user.encode()
+
+    with_client(double, use, RegistrySettings(keychain=TwoLogins()))
+    refused = [entry for entry in double.log if entry.status != 200]
+    assert len(refused) == 1  # the first request of all
+    assert len(double.asked("GET", "/token")) == (2 if kind is TokenAccess else 0)

@@ -16,10 +16,12 @@ from asyncbuild.registry.auth import ANONYMOUS, Credential
 from asyncbuild.registry.credentials import (
     DockerConfig,
     DockerKeychain,
+    Keychains,
     NoLogins,
     ask_helper,
     host_of_key,
     load_docker_configs,
+    place_of_key,
 )
 
 
@@ -33,9 +35,14 @@ def config(**document: Any) -> DockerConfig:
     return DockerConfig.parse(json.dumps(document), "config.json")
 
 
-def ask(registry: str, *configs: DockerConfig, environ: dict[str, str] | None = None) -> Credential:
-    """What a keychain of ``configs`` has for ``registry``."""
-    return trio.run(DockerKeychain(configs, environ).credential, registry)
+def ask(
+    registry: str,
+    *configs: DockerConfig,
+    environ: dict[str, str] | None = None,
+    repository: str = "",
+) -> Credential:
+    """What a keychain of ``configs`` has for a repository of ``registry``."""
+    return trio.run(DockerKeychain(configs, environ).credential, registry, repository)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +115,79 @@ def test_hosts_are_matched_strictly() -> None:
         assert ask(other, document) == ANONYMOUS
 
 
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("Registry.Example/team/app", "registry.example/team/app"),
+        ("registry.example/team/", "registry.example/team"),
+        ("index.docker.io/library", "docker.io/library"),
+        ("https://registry.example/team", "registry.example/team"),
+        ("https://registry.example/v2/team", ""),
+        ("https://index.docker.io/v1/", "docker.io"),
+    ],
+)
+def test_keys_with_paths(key: str, place: str) -> None:
+    """A key may name a host and a path; the paths of docker's own URLs name the host."""
+    assert place_of_key(key) == place
+
+
+@pytest.mark.parametrize(
+    ("repository", "user"),
+    [
+        ("team/app", "app"),
+        ("team/app/web", "app"),
+        ("team/apple", "team"),
+        ("team", "team"),
+        ("teams/app", "host"),
+        ("", "host"),
+    ],
+)
+def test_the_longest_path_wins(repository: str, user: str) -> None:
+    """A login of a path is for that repository and those below it, the longest first."""
+    keys = {"r.example": "host", "r.example/team": "team", "r.example/team/app": "app"}
+    document = config(auths={key: {"auth": basic(f"{name}:x")} for key, name in keys.items()})
+    assert ask("r.example", document, repository=repository).username == user
+    assert ask("r.example:5000", document, repository=repository) == ANONYMOUS
+
+
+def test_a_path_goes_before_the_store(shm_path: Path) -> None:
+    """A login of a path is more particular than what a helper knows of the whole host."""
+    environ = helper(shm_path, "mine", 'echo \'{"Username":"store","Secret":"s"}\'')
+    document = config(auths={"r.example/team": {"auth": basic("team:x")}}, credsStore="mine")
+    found = ask("r.example", document, environ=environ, repository="team/app")
+    assert found.username == "team"
+    assert ask("r.example", document, environ=environ, repository="other").username == "store"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host", "matches"),
+    [
+        ("*.example", "r.example", True),
+        ("*.example", "a.r.example", False),
+        ("*.*.example", "a.r.example", True),
+        ("r*.example", "registry.example", True),
+        ("*.example", "example", False),
+        ("*.example", "r.example:5000", False),
+        ("*.example:5000", "r.example:5000", True),
+        ("*", "localhost", True),
+        ("*", "r.example", False),
+    ],
+)
+def test_patterns_of_hosts(pattern: str, host: str, *, matches: bool) -> None:
+    """Kubernetes lets ``*`` stand for a part of one label; a plain host goes before a pattern."""
+    document = config(auths={pattern: {"auth": basic("a:b")}})
+    assert (ask(host, document) == Credential("a", "b")) == matches
+    exact = config(auths={pattern: {"auth": basic("a:b")}, host: {"auth": basic("exact:b")}})
+    assert ask(host, exact).username == "exact"
+
+
+def test_dockercfg() -> None:
+    """Docker's older document has entries and nothing else: Kubernetes still makes it."""
+    entries = {"https://index.docker.io/v1/": {"auth": basic("a:b"), "email": "a@b.example"}}
+    assert ask("docker.io", config(**entries)) == Credential("a", "b")
+    assert config(HttpHeaders={"auth": "x"}, currentContext="y").auths == {}
+
+
 def test_docker_hub() -> None:
     """The login that `docker login` writes is found for docker.io."""
     document = config(auths={"https://index.docker.io/v1/": {"auth": basic("a:b")}})
@@ -153,6 +233,56 @@ def test_load(shm_path: Path) -> None:
     (shm_path / "dir" / "config.json").mkdir(parents=True)
     with pytest.raises(InputError, match="cannot be read"):
         load_docker_configs({"DOCKER_CONFIG": str(shm_path / "dir")}, str(home))
+
+
+def test_files_of_other_tools(shm_path: Path) -> None:
+    """REGISTRY_AUTH_FILE, Kubernetes' pull secrets and the files of containers tools, in their order."""
+    files = {
+        "named": "named.json",
+        "secret": "docker/.dockerconfigjson",
+        "old": "docker/.dockercfg",
+        "runtime": "run/containers/auth.json",
+        "home": "config/containers/auth.json",
+    }
+    for name, place in files.items():
+        path = shm_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        auths = {name: {"auth": basic("a:b")}}
+        path.write_text(json.dumps(auths if name == "old" else {"auths": auths}))
+    (shm_path / "docker" / "config.json").write_text("")
+    environ = {
+        "REGISTRY_AUTH_FILE": str(shm_path / "named.json"),
+        "DOCKER_CONFIG": str(shm_path / "docker"),
+        "XDG_RUNTIME_DIR": str(shm_path / "run"),
+        "XDG_CONFIG_HOME": str(shm_path / "config"),
+    }
+    found = load_docker_configs(environ, str(shm_path / "nowhere"))
+    assert [list(each.auths) for each in found] == [[name] for name in files]
+
+
+def test_keychains_are_asked_in_turn() -> None:
+    """The first keychain that knows a login wins."""
+    first, second = (
+        DockerKeychain([config(auths={key: {"auth": basic(f"{key}:x")}})]) for key in ("a", "b")
+    )
+    chain = Keychains(NoLogins(), first, second)
+    names = [trio.run(chain.credential, host).username for host in ("a", "b", "c")]
+    assert names == ["a", "b", ""]
+
+
+def test_a_helper_is_asked_once(shm_path: Path) -> None:
+    """However many repositories ask, and however many at once, a helper is run once in five minutes."""
+    log = shm_path / "log"
+    environ = helper(shm_path, "mine", f'echo x >> {log}; echo \'{{"Username":"u","Secret":"s"}}\'')
+    keychain = DockerKeychain([config(credsStore="mine")], environ)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for repository in ("a", "b", "c"):
+                nursery.start_soon(keychain.credential, "r.example", repository)
+        assert log.read_text() == "x\n"
+
+    trio.run(main)
 
 
 def helper(directory: Path, name: str, script: str) -> dict[str, str]:

@@ -241,7 +241,7 @@ def test_wrong_login(auth_registry: DockerRegistry, password: str) -> None:
     with pytest.raises(NotAuthorized, match=auth_registry.host) as caught:
         using(target, use)
     assert (
-        "docker login" in (caught.value.hint or "")
+        "asyncbuild login" in (caught.value.hint or "")
         or auth_registry.username in caught.value.message
     )
 

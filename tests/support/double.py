@@ -27,7 +27,7 @@ class OneLogin:
     login: Credential
     host: str = HOST
 
-    async def credential(self, registry: str) -> Credential:
+    async def credential(self, registry: str, repository: str = "") -> Credential:
         """The login, for its host only."""
         await trio.lowlevel.checkpoint()
         return self.login if registry == self.host else ANONYMOUS

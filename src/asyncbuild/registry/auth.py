@@ -35,13 +35,14 @@ _REFUSALS = frozenset({400, 401, 403})
 class Credential:
     """A login. ``identity_token`` is exchanged for tokens, ``registry_token`` is sent as it is.
 
-    ``repr`` never shows a secret.
+    It ends at ``expires`` (seconds of the caller's clock). ``repr`` never shows a secret.
     """
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
+    expires: float = float("inf")
 
     @property
     def anonymous(self) -> bool:
@@ -96,6 +97,12 @@ def join_scopes(scopes: Iterable[Scope]) -> Scopes:
     return frozenset(Scope(repository, found) for repository, found in actions.items())
 
 
+def chief_repository(scopes: Scopes) -> str:
+    """The repository whose login a request is made with: the one that is pushed to, "" for none."""
+    pushed = [scope.repository for scope in scopes if "push" in scope.actions]
+    return min(pushed or [scope.repository for scope in scopes], default="")
+
+
 def covers(held: Scopes, needed: Scopes) -> bool:
     """Whether a grant for ``held`` serves a request that needs ``needed``."""
     actions = {scope.repository: scope.actions for scope in held}
@@ -104,14 +111,18 @@ def covers(held: Scopes, needed: Scopes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """An Authorization header's value, what it is for, and when it ends (seconds of the caller's clock)."""
+    """An Authorization header's value, what it is for, and when it ends (seconds of the caller's clock).
+
+    ``scopes`` None serves everything that its ``login`` is for (Basic).
+    """
 
     authorization: str = field(repr=False)
     scopes: Scopes | None
     expires: float = float("inf")
+    login: Credential | None = None
 
     def serves(self, needed: Scopes, now: float) -> bool:
-        """Whether to use it for ``needed`` at ``now``; ``scopes`` None serves everything (Basic)."""
+        """Whether to use it for ``needed`` at ``now``."""
         return now < self.expires and (self.scopes is None or covers(self.scopes, needed))
 
 
@@ -182,7 +193,7 @@ def token_flow(challenge: Challenge, credential: Credential, wish: Wish, now: fl
     if challenge.scheme == "basic":
         return _basic(credential, wish)
     if credential.registry_token:
-        return Grant(f"Bearer {credential.registry_token}", None)
+        return Grant(f"Bearer {credential.registry_token}", None, credential.expires, credential)
     wanted = wish.joined
     request = _token_request(challenge, credential, wanted)
     answer = yield request
@@ -201,7 +212,7 @@ def _basic(credential: Credential, wish: Wish) -> Grant:
         raise NotAuthorized(
             f"{wish.registry} asks for a user name and a password", hint=login_hint(wish.registry)
         )
-    return Grant(credential.basic, None)
+    return Grant(credential.basic, None, credential.expires, credential)
 
 
 def _token_request(challenge: Challenge, credential: Credential, scopes: Scopes) -> TokenRequest:
@@ -257,4 +268,4 @@ def _refusal(
 
 def login_hint(registry: str) -> str:
     """What a person can do about a refusal."""
-    return f"log in with `docker login {registry}`, or check the login in docker's config.json"
+    return f"log in with `asyncbuild login {registry}`, or check the login in docker's config.json"

@@ -3,7 +3,8 @@
 Requests of many tasks share it. Whoever needs a token that is not there takes the lock and fetches it;
 the others find it when they get the lock: concurrent 401s cause one token request. A token is asked for
 everything that the build is expected to do (`expect`), so a build needs one; if that is refused, each
-request gets a token for itself.
+request gets a token for itself. Repositories of one host may have logins of their own: a token is asked
+with the login of the repository that a request is about, and for nothing that has another login.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from asyncbuild.registry.auth import (
     TokenRequest,
     Wish,
     check_realm,
+    chief_repository,
     choose_challenge,
     join_scopes,
     login_hint,
@@ -150,19 +152,20 @@ class Authorizer:
         if left:
             self._grants.append(Grant(held.authorization, left, held.expires))
 
-    def _find(self, needed: Scopes) -> str | None:
+    async def _find(self, needed: Scopes) -> str | None:
         now = trio.current_time()
-        for grant in self._grants:
-            if grant.serves(needed, now):
+        for grant in tuple(self._grants):
+            fits = grant.login is None or grant.login == await self._login(needed)
+            if fits and grant.serves(needed, now):
                 return grant.authorization
         return None
 
     async def _authorization(self, needed: Scopes, *, alone: bool) -> str:
-        found = self._find(needed)
+        found = await self._find(needed)
         if found is not None:
             return found
         async with self._lock:
-            found = self._find(needed)
+            found = await self._find(needed)
             if found is not None:
                 return found
             grant = await self._fetch(needed, alone=alone)
@@ -179,18 +182,29 @@ class Authorizer:
             base_url = await self._service.base_url()
             realm = challenge.get("realm")
             check_realm(realm, registry_url=base_url, insecure=self._insecure)
-        expected = frozenset() if alone or self._one_by_one else self._expected
+        login = await self._login(needed)
+        expected = frozenset() if alone or self._one_by_one else await self._expected_of(login)
         wish = Wish(self.registry, needed, expected)
-        flow = token_flow(challenge, await self._login(), wish, trio.current_time())
+        flow = token_flow(challenge, login, wish, trio.current_time())
         grant = await run_token_flow(flow, self._service)
         if grant.scopes is not None and grant.scopes != wish.joined:
             self._one_by_one = True
         return grant
 
-    async def _login(self) -> Credential:
-        if self._credential is None:
-            self._credential = await self._keychain.credential(self.registry)
+    async def _login(self, needed: Scopes) -> Credential:
+        repository = chief_repository(needed)
+        self._credential = await self._keychain.credential(self.registry, repository)
         return self._credential
+
+    async def _expected_of(self, login: Credential) -> Scopes:
+        """What is expected besides, as far as it has the same login."""
+        return frozenset(
+            [
+                scope
+                for scope in self._expected
+                if await self._keychain.credential(self.registry, scope.repository) == login
+            ]
+        )
 
     def refusal(self, what: str, exchange: Exchange) -> NotAuthorized:
         """The error when every way was refused."""
