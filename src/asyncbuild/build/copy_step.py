@@ -33,13 +33,14 @@ async def copy(at: At, instruction: ins.Copy | ins.Add) -> Change:
     session = at.session
     uploads = session.open_uploads() if at.published else ()
     linked = instruction.link and not instruction.chmod
-    view = None if linked else await at.state.root.view()
     sources = await unpack_archives(session.job, await gather(at, instruction))
 
-    def changes() -> ChangeSet:
-        return place(sources, _placement(at, instruction, view or View()), view)
+    def changes(view: View) -> ChangeSet:
+        return place(sources, _placement(at, instruction, view), None if linked else view)
 
-    return with_changes(at, await trio.to_thread.run_sync(changes), uploads)
+    if linked:
+        return with_changes(at, await trio.to_thread.run_sync(changes, View()), uploads)
+    return with_changes(at, await at.guesses.look(at.state.root, changes), uploads)
 
 
 async def gather(at: At, instruction: ins.Copy | ins.Add) -> tuple[Gathered, ...]:
@@ -107,11 +108,10 @@ async def make_working_directory(at: At, instruction: ins.Workdir) -> Change:
     """WORKDIR: the directory, if it is missing, owned by the current user."""
     path = absolute_workdir(at.state.image.working_dir, instruction.path)
     uploads = at.session.open_uploads() if at.published else ()
-    view = await at.state.root.view()
     user = at.state.image.runtime.user
 
-    def changes() -> ChangeSet:
+    def changes(view: View) -> ChangeSet:
         owner = owner_of(view, user) if user else None
         return make_directory(Placement(path, owner, made_ns=at.made_ns), view)
 
-    return with_changes(at, await trio.to_thread.run_sync(changes), uploads)
+    return with_changes(at, await at.guesses.look(at.state.root, changes), uploads)

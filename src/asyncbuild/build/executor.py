@@ -14,9 +14,10 @@ from functools import partial
 
 import trio
 
-from asyncbuild.build.chain import Made
+from asyncbuild.build.chain import Chain, Made
 from asyncbuild.build.copy_step import copy, make_working_directory
 from asyncbuild.build.futures import Future
+from asyncbuild.build.guess import Guesses, WrongGuess
 from asyncbuild.build.keys import content_key, keys_upon
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import StageKeys
@@ -36,27 +37,37 @@ from asyncbuild.report import events
 
 async def execute_stage(session: Session, index: int) -> StageState:
     """Execute a stage and return how it ends; its layers may still be on their way."""
-    started = trio.current_time()
     outline = await session.outline(index).wait()
-    walk = _Walk(session, outline)
+    try:
+        return await _execute_outline(session, outline, Guesses(allowed=True))
+    except WrongGuess:
+        return await _execute_outline(session, outline, Guesses(allowed=False))
+
+
+async def _execute_outline(session: Session, outline: StageOutline, guesses: Guesses) -> StageState:
+    started = trio.current_time()
+    walk = _Walk(session, outline, guesses)
     await walk.resume()
     session.tell(events.StageStarted(outline.stage.label, _base_text(outline), len(outline.steps)))
     for step in outline.steps:
         await walk.take(step)
+    state = await walk.finish()
     session.tell(events.StageFinished(outline.stage.label, trio.current_time() - started))
-    return walk.finished()
+    return state
 
 
 class _Walk:
     """A stage on its way: ``done`` counts the steps that changed files, by a hit or by execution."""
 
-    def __init__(self, session: Session, outline: StageOutline) -> None:
+    def __init__(self, session: Session, outline: StageOutline, guesses: Guesses) -> None:
         self._session = session
         self._outline = outline
         self._steps = outline.file_steps
         self._published = session.publishes(outline.stage.index)
         self._keys: Future[StageKeys] = session.keys(outline.stage.index)
+        self._guesses = guesses
         self._by_content: dict[int, Key | None] = {}
+        self._untold: list[Chain] = []
         self._cached = 0
         self._done = 0
         self._state = StageState(outline.image, outline.scope)
@@ -86,8 +97,9 @@ class _Walk:
         session.count(outcome)
         session.tell(events.StepFinished(step.named, trio.current_time() - started, outcome))
 
-    def finished(self) -> StageState:
-        """The state behind the last step."""
+    async def finish(self) -> StageState:
+        """The state behind the last step, once all guesses are checked."""
+        await self._check_guesses()
         return replace(self._state, image=self._outline.image, scope=self._outline.scope)
 
     async def _from_base(self) -> StageState:
@@ -133,12 +145,26 @@ class _Walk:
             keys = _known(self._keys_at(static, step))
             chain[chain.index(made)] = replace(made, keys=keys)
         self._state = replace(self._state, chain=tuple(chain), made_at=created)
-        self._session.cache.made(
-            self._outline.stage.index, self._state.chain, published=self._published
-        )
+        self._untold.append(self._state.chain)
+        self._tell_cache()
+
+    async def _check_guesses(self) -> None:
+        await self._guesses.check(self._state.root)
+        self._tell_cache()
+
+    def _tell_cache(self) -> None:
+        """Let the cache know what was made, unless it rests on a guess."""
+        if not self._guesses.pending:
+            for chain in self._untold:
+                self._session.cache.made(
+                    self._outline.stage.index, chain, published=self._published
+                )
+            self._untold.clear()
 
     def _start_what_is_needed(self) -> None:
         """Start the stages and fetch the files that the steps still to be executed will ask for."""
+        if self._published:
+            self._session.reserve_uploads(len(self._steps) - self._cached)
         for step in self._steps[self._cached :]:
             self._session.prefetch(step)
         if any(isinstance(step.instruction, ins.Run) for step in self._steps[self._cached :]):
@@ -150,8 +176,12 @@ class _Walk:
         later = self._steps[here + 1 :]
         state = replace(self._state, image=step.image, scope=step.scope)
         more_runs = any(isinstance(item.instruction, ins.Run) for item in later)
-        at = At(session, self._outline.stage, step.step, step.named, state, more_runs)
+        at = At(
+            session, self._outline.stage, step.step, step.named, state, self._guesses, more_runs
+        )
         try:
+            if isinstance(step.instruction, ins.Run):
+                await self._check_guesses()
             change = await _change(at, step.instruction)
         except AsyncbuildError as error:
             seconds = trio.current_time() - started
@@ -174,7 +204,8 @@ class _Walk:
             self._by_content[place] = await content_key(session, upon, change.changes)
         made = Made(_known(self._keys_at(static, place)), change.layer, change.work)
         self._state = replace(self._state, chain=(*self._state.chain, made))
-        session.cache.made(self._outline.stage.index, self._state.chain, published=self._published)
+        self._untold.append(self._state.chain)
+        self._tell_cache()
         if late:
             await self._look_again(static, place)
 

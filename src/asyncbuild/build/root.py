@@ -48,6 +48,15 @@ class Root:
         """This root with one more step's result on top."""
         return replace(self, additions=(*self.additions, addition))
 
+    def guess(self, base: Tree) -> View | None:
+        """A view with ``base`` in the place of a base that is not here yet; None if there is no need, or
+        if more than the base is unknown.
+        """
+        trees = [addition.tree for addition in reversed(self.additions)]
+        if self.base is None or self.base().done or None in trees:
+            return None
+        return View([*(tree for tree in trees if tree is not None), base])
+
     async def view(self) -> View:
         """Look at the files without mounting anything; waits for the base's layers."""
         for addition in self.additions:

@@ -7,6 +7,7 @@ goes to the destinations; other stages are only looked into by COPY --from, and 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import Event, Outcome
 
 T = TypeVar("T")
+_MOST_RESERVED = 16
 
 UploadSessions = tuple[Future[UploadSession], ...]
 """One at each destination, in their order."""
@@ -83,6 +85,7 @@ class Session:
         self._reading = trio.CapacityLimiter(1)
         self._flights: dict[tuple[str, int], Future[Any]] = {}
         self._published = line_of(plan)
+        self._reserved: deque[UploadSessions] = deque()
         self._existing: dict[Digest, BaseLayer] = {}
 
     def outline(self, index: int) -> Future[StageOutline]:
@@ -186,8 +189,16 @@ class Session:
             )
         return self._existing[digest]
 
+    def reserve_uploads(self, count: int) -> None:
+        """Begin uploads for ``count`` layers that will be made: a round trip less when they are."""
+        for _ in range(min(count, _MOST_RESERVED)):
+            self._reserved.append(self._begin_uploads())
+
     def open_uploads(self) -> UploadSessions:
-        """Begin an upload at every destination for a layer that is about to be made."""
+        """An upload at every destination for a layer that is about to be made."""
+        return self._reserved.popleft() if self._reserved else self._begin_uploads()
+
+    def _begin_uploads(self) -> UploadSessions:
         return tuple(destination.open_session() for destination in self.destinations)
 
     def publish(self, layer: ImageLayer, uploads: UploadSessions = ()) -> None:

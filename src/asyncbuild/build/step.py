@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from asyncbuild.build.guess import Guesses
 from asyncbuild.build.root import Addition
 from asyncbuild.build.session import Session, UploadSessions
 from asyncbuild.build.stage import Change, StageState
@@ -23,6 +24,7 @@ class At:
     step: Step
     named: events.Step
     state: StageState
+    guesses: Guesses
     more_runs: bool = False
 
     @property
@@ -48,6 +50,8 @@ def with_changes(at: At, changes: ChangeSet, uploads: UploadSessions) -> Change:
     written = session.materialise(changes)
     if changes:
         root = root.with_addition(Addition(ChangeSetTree(changes), written.directory))
+        if at.more_runs:
+            written.directory()  # a RUN will need it: it is written while the base is on its way
     layer = session.packer.changes(at.named, changes) if at.packed else None
     if layer is not None and at.published:
         session.publish(layer, uploads)
