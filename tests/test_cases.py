@@ -85,7 +85,7 @@ def build(
         text=True,
         check=False,
         cwd=context.parent,
-        env=environment,
+        env={**environment, **case.environ},
     )
 
 
@@ -110,6 +110,7 @@ def test_case(
     assert context_state(context) == before, "the context was touched"
     assert [text for text in case.error if text not in done.stderr] == [], told
     assert [text for text in case.output if text not in done.stdout + done.stderr] == [], told
+    assert [text for text in case.unsaid if text in done.stdout + done.stderr] == [], told
     if case.line is not None:
         assert re.search(rf"Dockerfile:{case.line}\b", done.stderr), told
     layers = [layer["digest"] for layer in base.pulled.manifest["layers"]] if base else []

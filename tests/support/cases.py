@@ -10,7 +10,9 @@ args      more arguments of ``asyncbuild build``.
 base      the image that the result is compared with: a name, or null for none (default busybox).
 exit      the exit code, or several that will do (default 0).
 error     texts that standard error contains; line: the Dockerfile line that it names.
-output    texts that the build's output contains.
+output    texts that the build's output contains; unsaid: texts that it does not contain anywhere.
+beside    path -> what is there, as in ``context``, but beside the context and not in it; the build runs there.
+environ   variables of the environment in which the build runs.
 tree      absolute path -> what is there (see ``describe``), or null: nothing is there. Whatever differs from
           the base and is not named here is an error.
 config    field -> value of the configuration's ``config``; null: absent or empty. The words ``$PATH`` stand for
@@ -73,6 +75,9 @@ class Case:
     once: tuple[str, ...] = ()
     nowhere: tuple[str, ...] = ()
     fresh: bool = False
+    unsaid: tuple[str, ...] = ()
+    beside: Json = field(default_factory=dict)
+    environ: Json = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -85,7 +90,7 @@ def load_case(directory: Path) -> Case:
     fields = json.loads((directory / "case.json").read_text())
     codes = fields.get("exit", 0)
     fields["exit"] = tuple(codes) if isinstance(codes, list) else (codes,)
-    for name in ("args", "error", "output", "absent", "present", "once", "nowhere"):
+    for name in ("args", "error", "output", "unsaid", "absent", "present", "once", "nowhere"):
         fields[name] = tuple(fields.get(name, ()))
     if "history" in fields:
         fields["history"] = tuple((text, empty) for text, empty in fields["history"])
@@ -156,6 +161,8 @@ def make_context(case: Case, registry: DockerRegistry, directory: Path) -> Path:
     (root / "Dockerfile").write_bytes(real)
     for path, recipe in case.context.items():
         _place(root, path, {"content": recipe} if isinstance(recipe, str) else recipe)
+    for path, recipe in case.beside.items():
+        _place(directory, path, {"content": recipe} if isinstance(recipe, str) else recipe)
     # Times of directories last: what was put into them moved them.
     for path, recipe in case.context.items():
         if isinstance(recipe, dict) and "mtime" in recipe:

@@ -29,6 +29,9 @@ from asyncbuild.rootfs import syscalls
 MAX_LOWER_DIRECTORIES = 499
 """overlayfs takes 500 (OVL_MAX_STACK); one is for the stub."""
 
+_MOST_LINKS = 40
+"""As many as the kernel follows (MAXSYMLINKS)."""
+
 ROOT = b"root"
 """Where the root is mounted, in the stage."""
 
@@ -81,12 +84,14 @@ class Overlay:
 
         Answers the path to mount at: relative to the root, its parents free of links. None if the
         image has no place for it (a parent is a file, or a link to nowhere). A link at the target
-        itself is covered, or with ``follow`` followed, unless it leads nowhere.
+        itself is covered. With ``follow`` links are followed as runc does: wherever they lead, there
+        is the place, also if there is nothing yet.
         """
-        path = self._nearest(target.strip(b"/"), os.O_PATH) if follow else None
-        if path == b"":
-            return None
-        if path is None:
+        if follow:
+            path = self._follow(target)
+            if not path:
+                return None
+        else:
             parent, name = os.path.split(target.strip(b"/"))
             found = self._nearest(parent)
             if found is None:
@@ -97,9 +102,35 @@ class Overlay:
             self._add(path, directory=directory)
         return path
 
-    def _nearest(self, path: bytes, flags: int = os.O_PATH | os.O_DIRECTORY) -> bytes | None:
+    def _follow(self, path: bytes) -> bytes | None:
+        """Where ``path`` leads in the root, by the names alone; None if it passes through a file."""
+        found: list[bytes] = []
+        waiting = path.split(b"/")[::-1]
+        links = 0
+        while waiting:
+            name = waiting.pop()
+            if name == b"..":
+                del found[-1:]
+            elif name not in (b"", b"."):
+                here = b"/".join([*found, name])
+                kind = self._kind(here)
+                if kind is not None and stat.S_ISLNK(kind):
+                    links += 1
+                    if links > _MOST_LINKS:
+                        return None
+                    target = os.readlink(here, dir_fd=self._probe)
+                    waiting += target.split(b"/")[::-1]
+                    found = [] if target.startswith(b"/") else found
+                    continue
+                if kind is not None and any(waiting) and not stat.S_ISDIR(kind):
+                    return None
+                found.append(name)
+        return b"/".join(found)
+
+    def _nearest(self, path: bytes) -> bytes | None:
         """``path`` with its links resolved inside the root; what is missing of it stays as it is."""
         missing: list[bytes] = []
+        flags = os.O_PATH | os.O_DIRECTORY
         while True:
             try:
                 handle = syscalls.open_in_root(self._probe, path or b".", flags)
@@ -107,7 +138,6 @@ class Overlay:
             except FileNotFoundError:
                 path, name = os.path.split(path)
                 missing.insert(0, name)
-                flags = os.O_PATH | os.O_DIRECTORY
             except OSError as error:
                 if error.errno in (errno.ENOTDIR, errno.ELOOP):
                     return None
