@@ -203,9 +203,10 @@ class Supply:
         return raw
 
     async def _assemble(self, image: BaseImage) -> tuple[Path, ...]:
-        # the topmost layers first: they are the last to be seen by a person, and often the largest
-        flights = [self.layer(image, position) for position in range(len(image.layers))]
-        unpacked = [await flight.wait() for flight in flights]
+        # the largest first: they take longest to come and to be unpacked
+        by_size = sorted(range(len(image.layers)), key=lambda n: -image.layers[n][0].size)
+        flights = {position: self.layer(image, position) for position in by_size}
+        unpacked = [await flights[position].wait() for position in range(len(flights))]
         return tuple(await trio.to_thread.run_sync(lower_directories, unpacked, self._store))
 
     async def _find(self, layer: CachedLayer) -> Path:

@@ -1,7 +1,8 @@
 """Turns: which blobs are unpacked next, while more of them arrive than there are workers.
 
-A worker that follows a download is idle most of the time. So while others wait, only a blob that has
-arrived gets a turn; when there are no more blobs than workers, they are unpacked while they arrive.
+A worker that follows a download is idle most of the time. So while others wait, half of the workers are
+for blobs that have arrived; the others follow the largest of those on their way, which would take longest
+once they are there. When there are no more blobs than workers, all are unpacked while they arrive.
 """
 
 from __future__ import annotations
@@ -20,24 +21,29 @@ class Turns:
     def __init__(self, count: int) -> None:
         self._count = count
         self._free = trio.CapacityLimiter(count)
-        self._pending = 0
-        self._fewer = trio.Event()
+        self._followers = max(1, count // 2)
+        self._pending: list[GrowingFile] = []
+        self._changed = trio.Event()
 
     @asynccontextmanager
     async def turn(self, blob: GrowingFile) -> AsyncIterator[None]:
         """Wait for a turn to read ``blob``, and have it until the context ends."""
-        self._pending += 1
+        self._pending.append(blob)
+        follows = False
         try:
             await trio.lowlevel.checkpoint()  # let all that begin together be counted
-            await self._until_worth_it(blob)
+            follows = await self._until_worth_it(blob)
+            self._followers -= follows
             async with self._free:
                 yield
         finally:
-            self._pending -= 1
-            self._fewer.set()
-            self._fewer = trio.Event()
+            self._pending.remove(blob)
+            self._followers += follows
+            self._changed.set()
+            self._changed = trio.Event()
 
-    async def _until_worth_it(self, blob: GrowingFile) -> None:
+    async def _until_worth_it(self, blob: GrowingFile) -> bool:
+        """Return when it is ``blob``'s time; whether it has a turn although it is still on its way."""
         async with trio.open_nursery() as nursery:
 
             async def arrived() -> None:
@@ -45,6 +51,15 @@ class Turns:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(arrived)
-            while self._pending > self._count:
-                await self._fewer.wait()
+            while len(self._pending) > self._count:
+                if self._followers and self._is_largest(blob):
+                    nursery.cancel_scope.cancel()
+                    return True
+                await self._changed.wait()
             nursery.cancel_scope.cancel()
+        return False
+
+    def _is_largest(self, blob: GrowingFile) -> bool:
+        """Of those on their way."""
+        coming = [item.total or 0 for item in self._pending if not item.complete]
+        return (blob.total or 0) >= max(coming, default=0)

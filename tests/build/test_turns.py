@@ -1,0 +1,76 @@
+"""Turns: workers are for what has arrived, half of them follow the largest, and none idles for nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from asyncbuild.build.growing import GrowingFile
+from asyncbuild.build.turns import Turns
+
+
+def begun(sizes: list[int], arrive: list[int], count: int = 2) -> list[int]:
+    """Which blobs have a turn after those at ``arrive`` have arrived, nobody having given one back."""
+    running: list[int] = []
+
+    async def main() -> None:
+        turns = Turns(count)
+        blobs = [GrowingFile(Path(f"/nowhere/{n}"), size) for n, size in enumerate(sizes)]
+
+        async def work(number: int) -> None:
+            async with turns.turn(blobs[number]):
+                running.append(number)
+                await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(blobs)):
+                nursery.start_soon(work, number)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in arrive:
+                blobs[number].finish()
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    return sorted(running)
+
+
+def test_few_blobs_are_all_followed() -> None:
+    """With no more blobs than workers each is unpacked while it arrives."""
+    assert begun([5, 7], []) == [0, 1]
+
+
+def test_the_largest_is_followed() -> None:
+    """With many blobs one of two workers follows the largest, the other waits for an arrival."""
+    assert begun([5, 9, 7, 6], []) == [1]
+
+
+def test_an_arrival_gets_the_other_worker() -> None:
+    """The first blob that has arrived is unpacked, and no third one gets a turn."""
+    assert begun([5, 9, 7, 6], [3, 0]) == [1, 3]
+
+
+def test_turns_come_back() -> None:
+    """However they arrive, every blob gets its turn."""
+
+    async def main() -> None:
+        turns = Turns(2)
+        blobs = [GrowingFile(Path(f"/nowhere/{n}"), n) for n in range(9)]
+        done: list[int] = []
+
+        async def work(number: int) -> None:
+            async with turns.turn(blobs[number]):
+                await blobs[number].wait_complete()
+            done.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(9):
+                nursery.start_soon(work, number)
+            for blob in blobs:
+                await trio.testing.wait_all_tasks_blocked()
+                blob.finish()
+        assert sorted(done) == list(range(9))
+
+    trio.run(main)
