@@ -27,6 +27,10 @@ format: setup
 quickstart *examples:
     scripts/quickstart {{examples}}
 
+# fuzz a target for some seconds: just fuzz dockerfile 600
+fuzz target="dockerfile" seconds="60":
+    scripts/fuzz {{target}} {{seconds}}
+
 # compile requirements/*.txt anew (--upgrade moves packages on)
 lock *arguments:
     requirements/lock {{arguments}}

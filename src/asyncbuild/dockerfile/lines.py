@@ -157,7 +157,7 @@ class _Reader:
             if name in found:
                 problem = Problem(f"only one {name} parser directive can be used", near=match[1])
                 raise self.source.error(problem, number, number)
-            found[name] = match[2]
+            found[name] = printable(match[2])
             if name == "escape" and match[2] not in ("\\", "`"):
                 problem = Problem(
                     f"the escape character is \\ or `, not {match[2]!r}", near=match[2]

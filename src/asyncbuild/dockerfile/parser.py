@@ -66,6 +66,8 @@ def parse_dockerfile(text: bytes | str, file: str = "Dockerfile") -> i.Dockerfil
         place = source.location(1, 1) if source.lines else SourceLocation(file, 1, 1)
         message = "the Dockerfile has no instructions"
         raise DockerfileError(message, hint="it begins with FROM", location=place)
+    syntax = _syntax_notices(source, logical.directives)
+    checks = _check_options(source, logical.directives)
     arguments: list[i.Arg] = []
     stages: list[i.Stage] = []
     several = sum(line.text[:4].upper() == i.From.NAME for line in logical.lines) > 1
@@ -94,8 +96,8 @@ def parse_dockerfile(text: bytes | str, file: str = "Dockerfile") -> i.Dockerfil
         logical.directives,
         tuple(arguments),
         tuple(stages),
-        (*_syntax_notices(source, logical.directives), *logical.notices),
-        _check_options(source, logical.directives),
+        (*syntax, *logical.notices),
+        checks,
     )
 
 
