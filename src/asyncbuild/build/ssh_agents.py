@@ -50,15 +50,21 @@ async def forwarded_agent(source: SshSource, owner: SocketOwner, work: Path) -> 
 
     ``work`` is an empty directory. Raises `InputError` if there is no agent, or no such key.
     """
-    async with _agent(source, work) as agent, trio.open_nursery() as nursery:
-        path = work / "run"
-        listener = await trio.to_thread.run_sync(_listen, path, owner)
-        relay = _Relay(agent, raw=source.raw)
-        nursery.start_soon(trio.serve_listeners, relay.serve, [listener])
-        try:
-            yield path
-        finally:
-            nursery.cancel_scope.cancel()
+    failure: Exception | None = None
+    async with _agent(source, work) as agent:
+        async with trio.open_nursery() as nursery:
+            path = work / "run"
+            listener = await trio.to_thread.run_sync(_listen, path, owner)
+            relay = _Relay(agent, raw=source.raw)
+            nursery.start_soon(trio.serve_listeners, relay.serve, [listener])
+            try:
+                yield path
+            except Exception as error:  # noqa: BLE001 - goes on below, without the nursery's group
+                failure = error
+            finally:
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
 
 @asynccontextmanager
