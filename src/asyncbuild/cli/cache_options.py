@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asyncbuild.build.request import TWO_WEEKS, CachePlace
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.output.attributes import parse_attributes
+
+if TYPE_CHECKING:  # what a build imports takes long, and --help does not need it
+    from asyncbuild.build.request import CachePlace
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BRANCHES = ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_SLUG")
@@ -46,6 +49,8 @@ class CacheOptions:
 
 def read_cache_options(options: argparse.Namespace, environ: Mapping[str, str]) -> CacheOptions:
     """Read them. Raises `UsageError`."""
+    from asyncbuild.build.request import TWO_WEEKS  # noqa: PLC0415
+
     sources = [_place("--cache-from", text, environ) for text in options.cache_from]
     targets = [_place("--cache-to", text, environ) for text in options.cache_to]
     if options.cache_repo:
@@ -68,6 +73,8 @@ def duration(text: str) -> float:
 
 
 def _place(option: str, text: str, environ: Mapping[str, str]) -> CachePlace:
+    from asyncbuild.build.request import CachePlace  # noqa: PLC0415
+
     if "=" not in text:
         return _registry(option, {"ref": text}, environ)
     pairs = dict(parse_attributes(text))
@@ -95,6 +102,8 @@ def _place(option: str, text: str, environ: Mapping[str, str]) -> CachePlace:
 
 def _registry(option: str, pairs: dict[str, str], environ: Mapping[str, str]) -> CachePlace:
     """``ref=REPOSITORY[:SCOPE]``; without a scope it is the branch that CI names, else ``cache``."""
+    from asyncbuild.build.request import CachePlace  # noqa: PLC0415
+
     text = pairs.pop("ref", "")
     scope = pairs.pop("scope", "")
     everything = _mode(option, pairs)
