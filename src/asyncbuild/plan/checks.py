@@ -281,8 +281,9 @@ class _StepCheck:
         if isinstance(item, i.Cmd | i.Entrypoint) and item.shell_form and shell is False:
             message = f"{item.NAME} starts a shell, and signals do not reach what it starts"
             self._add("JSONArgsRecommended", message, item)
+        unknown = resolved is item and "$" in item.original
         if isinstance(resolved, i.Workdir) and not (
-            self.before.workdir or resolved.path.startswith("/")
+            unknown or self.before.workdir or resolved.path.startswith("/")
         ):
             message = f"{resolved.path} lies below whatever directory the base image ends in"
             self._add("WorkdirRelativePath", message, item)
