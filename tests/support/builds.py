@@ -24,7 +24,8 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.events import Event, RunOutput
-from asyncbuild.testing.registry import Answered, Asked, LoggedRequest, RegistryDouble
+from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest
+from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.testing.registry_transport import DoubleTransport
 from support.bases import busybox_image
 from support.images import Image, Layer
