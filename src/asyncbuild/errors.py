@@ -26,7 +26,7 @@ whether the same call may succeed later. The exit codes are those of docs/refere
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 
@@ -46,6 +46,17 @@ class SourceLocation:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
+
+    def at_text(self, *near: str) -> SourceLocation:
+        """The first line of the excerpt that holds one of ``near``, and its column; else this place."""
+        for number, text in enumerate(self.excerpt, self.line):
+            for wanted in near:
+                column = text.find(wanted) if wanted else -1
+                if column >= 0:
+                    return replace(
+                        self, line=number, end_line=number, column=column + 1, excerpt=(text,)
+                    )
+        return self
 
     def render(self) -> str:
         """The excerpt with line numbers, the lines that are meant marked with ``>>>``; under a single line

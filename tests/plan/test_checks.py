@@ -82,7 +82,7 @@ CASES = [
     ("FROM a\nARG foo\nCOPY x$foo /x", []),
     ("FROM a\nENV P=$PATH:/x", []),
     ("FROM a\nRUN echo $nothing", []),
-    ("FROM a\nCOPY <<E /x\n$y\nE", [("UndefinedVar", 2)]),
+    ("FROM a\nCOPY <<E /x\n$y\nE", [("UndefinedVar", 3)]),
     ("FROM a\nCOPY <<'E' /x\n$y\nE", []),
     ("FROM a\nARG A=$b", [("UndefinedVar", 2)]),
     ("FROM a AS x\nENV v=1\nFROM x\nCOPY $v /", []),

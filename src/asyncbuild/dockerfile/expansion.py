@@ -27,7 +27,7 @@ from asyncbuild.dockerfile.modes import ModeChange
 from asyncbuild.dockerfile.ports import exposed_ports
 from asyncbuild.dockerfile.source import Problem, printable
 from asyncbuild.dockerfile.suggest import did_you_mean
-from asyncbuild.dockerfile.words import WordRules, expand_word
+from asyncbuild.dockerfile.words import WordError, WordRules, expand_word
 from asyncbuild.errors import DockerfileError, SourceLocation
 
 _SIGNALS = frozenset(
@@ -76,7 +76,10 @@ class Expander:
         return replace(heredoc, body=content, expand=False, strip_tabs=False)
 
     def _expand(self, text: str, rules: WordRules) -> tuple[str, tuple[str, ...]]:
-        expansion = expand_word(text, self._environment, rules)
+        try:
+            expansion = expand_word(text, self._environment, rules)
+        except WordError as error:
+            raise Problem(str(error), near=text) from None
         self.used |= expansion.used
         self.unmatched |= expansion.unmatched
         return expansion.text, expansion.words
@@ -100,9 +103,10 @@ def expand(instruction: i.Instruction, environment: Mapping[str, str], escape: s
 
 
 def located(problem: ValueError, location: SourceLocation) -> DockerfileError:
-    """``problem`` as a DockerfileError at ``location``."""
+    """``problem`` as a DockerfileError at ``location``, or where in it its text stands."""
     hint = getattr(problem, "hint", None)
-    return DockerfileError(printable(str(problem)), hint=hint, location=location)
+    place = location.at_text(getattr(problem, "near", ""))
+    return DockerfileError(printable(str(problem)), hint=hint, location=place)
 
 
 def _pairs(instruction: i.Env | i.Label, e: Expander) -> i.Env | i.Label:
@@ -152,7 +156,8 @@ def _stopsignal(instruction: i.Stopsignal, e: Expander) -> i.Stopsignal:
     signal = e.word(instruction.signal)
     name = signal.upper().removeprefix("SIG")
     if name not in _SIGNALS and (not re.fullmatch(r"[+-]?[0-9]{1,9}", signal) or int(signal) == 0):
-        raise Problem(f"{signal!r} is not a signal", hint=did_you_mean(name, sorted(_SIGNALS)))
+        hint = did_you_mean(name, sorted(_SIGNALS))
+        raise Problem(f"{signal!r} is not a signal", hint=hint, near=instruction.signal)
     return replace(instruction, signal=signal)
 
 

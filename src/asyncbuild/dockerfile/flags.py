@@ -75,7 +75,7 @@ def read_flags(instruction: str, raw: tuple[str, ...]) -> FlagValues:
         name = marked.removeprefix("--")
         kind = known.get(name)
         if kind is None:
-            hint = did_you_mean(name, known)
+            hint = did_you_mean(marked, [f"--{flag}" for flag in known])
             owners = [other for other, flags in FLAGS.items() if name in flags]
             if hint is None and owners:
                 hint = f"{marked} is a flag of {' and '.join(owners)}"

@@ -32,11 +32,12 @@ class Findings:
         self.options = options
         self.notices: list[Notice] = []
 
-    def add(self, rule: str, message: str, at: i.Located | None = None) -> None:
-        """Report ``message`` at an instruction, or for the whole build."""
+    def add(self, rule: str, message: str, at: i.Located | None = None, *near: str) -> None:
+        """Report ``message`` at an instruction, where ``near`` stands in it; or for the whole build."""
         options = self.options if at is None else self.options.at(at.comments)
         if options.wants(RULES[rule]):
-            self.notices.append(Notice(rule, message, None if at is None else at.location))
+            place = None if at is None else at.location.at_text(*near)
+            self.notices.append(Notice(rule, message, place))
 
     def keep(self, notice: Notice) -> None:
         """Report what another part of the reader has found."""
@@ -78,7 +79,7 @@ def check_stage(stage: i.Stage, findings: Findings) -> None:
         for name in _variables(item):
             if _SECRET.search(name) and not _NO_SECRET.search(name):
                 message = f"{item.NAME} {name} looks like a secret, and would stay in the image"
-                findings.add("SecretsUsedInArgOrEnv", message, item)
+                findings.add("SecretsUsedInArgOrEnv", message, item, name)
 
 
 def _variables(item: i.Instruction) -> tuple[str, ...]:
@@ -103,7 +104,7 @@ def _check_names(dockerfile: i.Dockerfile, findings: Findings) -> None:
         *_, mark, written = line.original.split()
         if written != written.lower():
             message = f"the stage's name {written} is not in lower case"
-            findings.add("StageNameCasing", message, line)
+            findings.add("StageNameCasing", message, line, written)
         same = line.keyword.isupper() == mark.isupper() and line.keyword.islower() == mark.islower()
         if (line.keyword.isupper() or line.keyword.islower()) and not same:
             findings.add("FromAsCasing", f"{mark} is not written as {line.keyword} is", line)

@@ -88,9 +88,9 @@ def parse_dockerfile(text: bytes | str, file: str = "Dockerfile") -> i.Dockerfil
             raise DockerfileError(message, hint=hint, location=instruction.location)
     if not stages:
         place = arguments[-1].location
-        raise DockerfileError(
-            "the Dockerfile has no FROM: there is nothing to build", location=place
-        )
+        message = "the Dockerfile has no FROM: there is nothing to build"
+        hint = "the first stage begins with FROM image, or with FROM scratch"
+        raise DockerfileError(message, hint=hint, location=place)
     return i.Dockerfile(
         file,
         logical.directives,
@@ -128,7 +128,9 @@ def _parse_line(source: SourceText, line: LogicalLine, escape: str) -> i.From | 
     try:
         reader = _READERS.get(name)
         if reader is None:
-            hint = did_you_mean(name, i.NAMES)
+            hint = did_you_mean(name, i.NAMES) or (
+                f"if it belongs to the line above, that one must end in {escape}"
+            )
             raise Problem(
                 f"unknown instruction {command.keyword!r}", hint=hint, near=command.keyword
             )
@@ -157,6 +159,8 @@ def _from(request: _Request) -> i.From:
     words = split_blanks(request.rest)
     if len(words) not in (1, 3) or (len(words) == 3 and words[1].lower() != "as"):
         hint = "write FROM [--platform=…] image [AS name]"
+        if len(words) == 2:
+            hint = f"write FROM {words[0]} AS {words[1]} to name the stage"
         raise Problem("FROM takes an image, or an image, AS and a name", hint=hint)
     name = words[2].lower() if len(words) == 3 else None
     if name is not None and not _STAGE_NAME.fullmatch(name):

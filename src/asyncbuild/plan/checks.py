@@ -304,7 +304,8 @@ class _StepCheck:
         declared = {argument.name for argument in scope.declared}
         for name in sorted(expanded.unmatched - declared - NOT_VARIABLES):
             meant = _meant(nearest(name, sorted(scope.environment)), "$")
-            self._add("UndefinedVar", f"the variable ${name} is not defined here{meant}", item)
+            message = f"the variable ${name} is not defined here{meant}"
+            self._add("UndefinedVar", message, item, f"${name}", f"${{{name}")
         return scope.after(expanded.instruction), expanded.instruction
 
     def _check_ports(self, item: i.Expose) -> None:
@@ -320,10 +321,10 @@ class _StepCheck:
                 protocol = inner.partition("/")[2]
                 if protocol != protocol.lower():
                     message = f"the protocol of {word} is not in lower case"
-                    self._add("ExposeProtoCasing", message, item)
+                    self._add("ExposeProtoCasing", message, item, word)
                 if outer:
                     message = f"{word} names more than a port of the container"
-                    self._add("ExposeInvalidFormat", message, item)
+                    self._add("ExposeInvalidFormat", message, item, word)
 
     def _check_sources(self, item: i.Instruction, resolved: i.Copy | i.Add) -> None:
         """What COPY and ADD take from the context (BuildKit's convert_copy.go, validations.go)."""
@@ -341,8 +342,8 @@ class _StepCheck:
             hidden = ignore.excludes_everything if path == "." else ignore.excluded(path)
             if hidden and not is_remote(source):
                 message = f"{source} is left out of the context by .dockerignore"
-                self._add("CopyIgnoredFile", message, item)
+                self._add("CopyIgnoredFile", message, item, source)
 
-    def _add(self, rule: str, message: str, item: i.Instruction) -> None:
+    def _add(self, rule: str, message: str, item: i.Instruction, *near: str) -> None:
         if not self.quiet:
-            self.stages.findings.add(rule, message, item)
+            self.stages.findings.add(rule, message, item, *near)
