@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import trio
 
+from asyncbuild.build.answers import StageAnswer, ask_cache, remember_recipes
 from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.checking import check_late, tell_notices
 from asyncbuild.build.entitlements import check_plan_entitlements
@@ -35,6 +36,7 @@ from asyncbuild.build.workers import WorkerPool
 from asyncbuild.cache.inline import encode_inline
 from asyncbuild.cache.results import CacheLost
 from asyncbuild.dockerfile.parser import parse_dockerfile
+from asyncbuild.errors import StoreError
 from asyncbuild.image.config import HistoryEntry, ImageConfig
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import (
@@ -156,6 +158,21 @@ async def _attempt(
     seen: Witnesses,
     policy: CachePolicy,
 ) -> BuildResult:
+    async with _open_session(request, settings, plan, seen, policy) as session:
+        session.job.closing.push_async_callback(_remember, session)
+        result = await _run(session)
+    return replace(result, statistics=_statistics(session))
+
+
+@asynccontextmanager
+async def _open_session(
+    request: BuildRequest,
+    settings: RegistrySettings,
+    plan: Plan,
+    seen: Witnesses,
+    policy: CachePolicy,
+) -> AsyncIterator[Session]:
+    """A session with everything it needs; when the body ends, so does all that still runs in it."""
     async with AsyncExitStack() as stack:
         registries = await stack.enter_async_context(Registries(settings))
         store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
@@ -176,12 +193,21 @@ async def _attempt(
                 size,
             )
             work = StageWork(outline_of, stage_keys, execute_stage, policy)
-            session = Session(job, request, plan, work)
-            closing.push_async_callback(_remember, session)
-            result = await _run(session)
+            yield Session(job, request, plan, work)
             nursery.cancel_scope.cancel()
     await _sweep(store, _SWEEP_SECONDS)
-    return replace(result, statistics=_statistics(session))
+
+
+async def ask_image_cache(
+    request: BuildRequest, settings: RegistrySettings, reporter: Reporter
+) -> tuple[StageAnswer, ...]:
+    """What the cache would answer to a build of ``request``; nothing is executed or written."""
+    plan = plan_build(request)
+    policy = CachePolicy(request.cache_ttl, request.use_cache)
+    seen = Witnesses(reporter, Ledger())
+    with one_error():
+        async with _open_session(request, settings, plan, seen, policy) as session:
+            return await ask_cache(session)
 
 
 async def _run(session: Session) -> BuildResult:
@@ -221,6 +247,8 @@ async def _remember(session: Session) -> None:
     """Record what was made, when nothing runs any more; a store that is full forgets it."""
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(session.remember)
+        with suppress(StoreError):
+            await trio.to_thread.run_sync(remember_recipes, session)
 
 
 async def _image(session: Session, state: StageState) -> BuiltImage:

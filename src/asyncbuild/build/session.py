@@ -96,6 +96,14 @@ class Session:
         """The cache keys of stage ``index``."""
         return self._flight("keys of stage", index, self._work.keys)
 
+    def keys_if_known(self, index: int) -> StageKeys | None:
+        """The keys of a stage, if they were asked for and made."""
+        future = self._flights.get(("keys of stage", index))
+        if future is None or not future.done or future.failed:
+            return None
+        keys: StageKeys = future.value_nowait()
+        return keys
+
     def stage(self, index: int) -> Future[StageState]:
         """How stage ``index`` ends; starts it if nobody has yet. Its failure ends the build at once."""
         known = ("stage", index) in self._flights

@@ -17,6 +17,7 @@ example:
 _PLAN_EXAMPLE = """\
 example:
   asyncbuild plan --target web .
+  asyncbuild plan --cache --cache-repo registry.example.com/team/cache .
 """
 
 _CHECK_EXAMPLE = """\
@@ -117,6 +118,19 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         _PLAN_EXAMPLE,
     )
     _dockerfile_arguments(plan)
+    add = plan.add_argument
+    add("--cache", action="store_true", help="ask the cache, and say why steps would be executed")
+    add("--store", metavar="DIR", help="where results are remembered")
+    add("--insecure", action="append", default=[], metavar="HOST", help="registry with plain http")
+    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
+    add_cache_options(plan.add_argument_group("cache"))
+    plan.set_defaults(
+        **dict.fromkeys(("tag", "output", "annotation", "label", "add_host"), ()),
+        **dict.fromkeys(("secret", "ssh", "allow", "device", "cdi_spec_dir", "ulimit"), ()),
+        push=False,
+        network="default",
+        **dict.fromkeys(("shm_size", "memory", "cpus")),
+    )
 
 
 def _call_arguments(build: argparse.ArgumentParser) -> None:

@@ -53,8 +53,8 @@ def build(options: argparse.Namespace) -> int:
         call = Call.parse(options.call)
         if call is not None:
             return answer(call, read_inputs(options), options)
-    request = _request(options)
-    settings = _registry_settings(options, request, os.environ)
+    request = read_request(options)
+    settings = registry_settings(options, request, os.environ)
     record = BuildRecord()
     trace = TraceRecorder(time.monotonic)
     shown = make_reporter(
@@ -94,7 +94,8 @@ async def run_build(
     return result
 
 
-def _request(options: argparse.Namespace) -> BuildRequest:
+def read_request(options: argparse.Namespace) -> BuildRequest:
+    """The build that the options ask for. Raises `UsageError` and `InputError`."""
     inputs = read_inputs(options)
     tags = tuple(_reference(text) for text in options.tag)
     outputs = tuple(parse_output(text) for text in options.output)
@@ -197,9 +198,10 @@ def creation_time(environ: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _registry_settings(
+def registry_settings(
     options: argparse.Namespace, request: BuildRequest, environ: Mapping[str, str]
 ) -> RegistrySettings:
+    """Logins, and what the options say of registry hosts."""
     hosts: dict[str, HostSettings] = {}
     insecure = [*options.insecure]
     insecure += [
@@ -211,7 +213,7 @@ def _registry_settings(
     for host in insecure:
         hosts[host] = HostSettings(insecure=True)
     for host, file in pairs(options.registry_ca, "--registry-ca").items():
-        hosts[host] = replace(hosts.get(host, HostSettings()), ca_file=file)
+        hosts[host] = replace(hosts.get(host, HostSettings()), ca_files=(file,))
     keychain = DockerKeychain(load_docker_configs(environ, os.path.expanduser("~")), environ)
     return RegistrySettings(keychain=keychain, hosts=hosts, environ=environ)
 

@@ -12,7 +12,11 @@ from asyncbuild.plan.render import render
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print the plan of a build; nothing is fetched and nothing executed."""
+    """Print the plan of a build; nothing is executed, and nothing fetched unless the cache is asked."""
+    if options.cache:
+        from asyncbuild.cli.cached_plan import cached_plan  # noqa: PLC0415 - it imports the build
+
+        return cached_plan(options)
     inputs = read_inputs(options)
     dockerfile = parse_dockerfile(inputs.dockerfile, str(inputs.dockerfile_path))
     request = PlanRequest(
