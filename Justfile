@@ -31,6 +31,10 @@ quickstart *examples:
 fuzz target="dockerfile" seconds="60":
     scripts/fuzz {{target}} {{seconds}}
 
+# the tool's own image, built by itself, and the examples by that image (minutes)
+own-image:
+    scripts/own-image
+
 # compile requirements/*.txt anew (--upgrade moves packages on)
 lock *arguments:
     requirements/lock {{arguments}}

@@ -38,6 +38,7 @@ MOUNTED = """
 set -e
 root=$1 examples=$2; shift 2
 mount --make-rprivate /
+mount --bind $root $root
 mount -t proc proc $root/proc
 mount --rbind /sys $root/sys
 mount --rbind /dev $root/dev
