@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from asyncbuild.build.request import BuildRequest, BuildResult
-from asyncbuild.testing.registry import Asked
+from asyncbuild.testing.exchanges import Asked
 from asyncbuild.testing.registry_auth import Permission, TokenAccess
 from support.builds import (
     HOST,

@@ -179,6 +179,8 @@ class Destination:
             exchange = error.exchange
             if exchange is None or exchange.method in ("GET", "CONNECT"):
                 raise
+            if exchange.method == "POST" and exchange.status is None:
+                raise  # the registry is not there: nothing was sent yet
             unknown = exchange.method == "POST" and exchange.status == 404
             hint = _NO_REPOSITORY if unknown else _KEPT
             name = f"{self.registry}/{self.repository}"

@@ -13,7 +13,6 @@ from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.compression import GZIP, Compression
 from asyncbuild.output.spec import OutputSpec
-from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.events import Statistics
 
 TWO_WEEKS = 14 * 24 * 3600.0
@@ -101,6 +100,3 @@ class BuildResult:
     config: ImageConfig
     pushed: tuple[Reference, ...]
     statistics: Statistics
-
-
-__all__ = ["BuildRequest", "BuildResult", "RegistrySettings"]

@@ -185,7 +185,7 @@ def registry_arguments(command: argparse.ArgumentParser) -> None:
 def _dockerfile_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("context", metavar="CONTEXT", help=argparse.SUPPRESS)
-    add("-f", "--file", metavar="FILE", help="Dockerfile (default: the one in CONTEXT; - is stdin)")
+    add("-f", "--file", metavar="FILE", help="Dockerfile (default: in CONTEXT; - is stdin)")
     add("--target", metavar="STAGE", help="build this stage instead of the last one")
     add("--build-arg", action="append", default=[], metavar="K[=V]", help="value for an ARG")
     add("--platform", metavar="OS/ARCH", help="platform of the base images (default: this one)")

@@ -17,10 +17,10 @@ from asyncbuild.build.builder import build_image
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.request import BuildRequest, BuildResult
 from asyncbuild.cli.cache_options import read_cache_options
-from asyncbuild.cli.inputs import pairs, read_inputs
+from asyncbuild.cli.inputs import check_places, pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
 from asyncbuild.cli.run_options import read_run_options
-from asyncbuild.errors import UsageError
+from asyncbuild.errors import InputError, UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.layers.compression import GZIP, Codec, Compression
 from asyncbuild.output.annotations import (
@@ -106,6 +106,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         for item in outputs
         if item.kind is not OutputKind.IMAGE
     )
+    check_places(_files_to_write(options, outputs))
     cache = read_cache_options(options, os.environ)
     return BuildRequest(
         use_cache=cache.use,
@@ -135,6 +136,12 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         docker_media_types=any(item.oci_media_types is False for item in outputs),
         stdout=sys.stdout.fileno() if any(item.to_stdout for item in outputs) else 1,
     )
+
+
+def _files_to_write(options: argparse.Namespace, outputs: tuple[OutputSpec, ...]) -> list[str]:
+    named = [options.metadata_file, options.iidfile, options.trace]
+    named += [item.destination for item in outputs if item.tar and not item.to_stdout]
+    return [file for file in named if file]
 
 
 def _destinations(
@@ -212,7 +219,9 @@ def registry_settings(
     ]
     for host in insecure:
         hosts[host] = HostSettings(insecure=True)
-    for host, file in pairs(options.registry_ca, "--registry-ca").items():
+    for host, file in pairs(options.registry_ca, "--registry-ca", "HOST=FILE").items():
+        if not os.access(file, os.R_OK):
+            raise InputError(f"--registry-ca {host}={file}: the file cannot be read")
         hosts[host] = replace(hosts.get(host, HostSettings()), ca_files=(file,))
     keychain = DockerKeychain(load_docker_configs(environ, os.path.expanduser("~")), environ)
     return RegistrySettings(keychain=keychain, hosts=hosts, environ=environ)

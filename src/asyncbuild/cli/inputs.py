@@ -46,13 +46,21 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
     )
 
 
-def pairs(items: Iterable[str], option: str) -> dict[str, str]:
+def check_places(files: Iterable[str]) -> None:
+    """See that each file which will be written has a directory to be in: now, not after the build."""
+    for file in files:
+        directory = Path(file).parent
+        if not directory.is_dir():
+            raise InputError(f"cannot write {file}: there is no directory {directory}")
+
+
+def pairs(items: Iterable[str], option: str, shape: str = "NAME=VALUE") -> dict[str, str]:
     """``K=V`` words as a mapping; the last of a name wins."""
     found = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name:
-            raise UsageError(f"{option} {item}: write NAME=VALUE")
+            raise UsageError(f"{option} {item}: write {shape}")
         found[name] = value
     return found
 

@@ -25,8 +25,7 @@ from asyncbuild.dockerfile.quantities import parse_size
 from asyncbuild.dockerfile.source import Problem
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.output.attributes import parse_attributes
-from asyncbuild.rootfs.runspec import Ulimit
-from asyncbuild.rootfs.sandbox import LIMITS
+from asyncbuild.rootfs.runspec import LIMITS, Ulimit
 
 _FILE_SYSTEM = re.compile(r"fs(\.(read|write))?=")
 """Entitlements that buildx asks for before it reads outside of the context; there is no client here."""

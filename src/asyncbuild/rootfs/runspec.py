@@ -102,6 +102,13 @@ class DeviceNode:
 Mount: TypeAlias = BindMount | TreeMount | TmpfsMount | SecretFile | DeviceNode
 
 
+_LIMIT_NAMES = """
+cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime
+"""
+LIMITS = {name: number for number, name in enumerate(_LIMIT_NAMES.split())}
+"""The numbers of setrlimit's resources on Linux (``asm-generic/resource.h``), by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ulimit:
     """A resource limit of setrlimit(2): ``name`` without RLIMIT_, in lower case; -1 is no limit."""

@@ -25,6 +25,7 @@ from asyncbuild.errors import DockerfileError, IsolationError
 from asyncbuild.rootfs import init
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
 from asyncbuild.rootfs.runspec import (
+    LIMITS,
     BindMount,
     DeviceNode,
     Mount,
@@ -192,12 +193,6 @@ _WHY_NO_MOUNT = {
     errno.ENOTDIR: "one of the two is a directory and the other is not, or a parent of it is a file",
     errno.ENOENT: "the source does not exist; links in it do not lead out of it",
 }
-
-_LIMIT_NAMES = """
-cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime
-"""
-LIMITS = {name: number for number, name in enumerate(_LIMIT_NAMES.split())}
-"""The numbers of setrlimit's resources on Linux (``asm-generic/resource.h``), by name."""
 
 
 def _orders(spec: RunSpec) -> init.Orders:
