@@ -5,8 +5,8 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbuild.report.events import RunOutput, Step, StepFinished, StepStarted, Stream
-from asyncbuild.report.plain import PlainReporter
+from asyncbuild.report.events import Outcome, RunOutput, Step, StepFinished, StepStarted, Stream
+from asyncbuild.report.plain import REPEATED, PlainReporter
 from support.progress_cases import Case
 
 STEP = Step("build", 3, 7, "RUN make")
@@ -73,3 +73,28 @@ def test_a_short_step_takes_one_line() -> None:
         "[other 1/1]      done in 0.01s",
         "[build 3/7]      RUN make",
     ]
+
+
+def test_a_failing_step_among_others_shows_its_last_lines_again() -> None:
+    """They may stand far above; alone they are the last lines anyway."""
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, lambda: 0.0)
+    other = Step("other", 1, 1, "RUN x")
+    for number in range(REPEATED + 5):
+        reporter.emit(RunOutput(STEP, Stream.STDOUT, b"mine %d\n" % number))
+        reporter.emit(RunOutput(other, Stream.STDOUT, b"other\n"))
+    reporter.emit(StepFinished(STEP, 0.0, Outcome.FAILED))
+    lines = [line.partition("build 3/7]      ")[2] for line in stream.getvalue().splitlines()]
+    assert lines[-REPEATED - 2] == f"the last {REPEATED} lines of its output, once more:"
+    assert lines[-REPEATED - 1 : -1] == [f"| mine {number}" for number in range(5, REPEATED + 5)]
+    assert lines[-1].startswith("RUN make (FAILED")
+
+
+def test_a_failing_step_alone_shows_nothing_again() -> None:
+    """Its last lines are there to be read."""
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, lambda: 0.0)
+    reporter.emit(StepStarted(STEP))
+    reporter.emit(RunOutput(STEP, Stream.STDOUT, b"one\ntwo"))
+    reporter.emit(StepFinished(STEP, 0.0, Outcome.FAILED))
+    assert "once more" not in stream.getvalue()

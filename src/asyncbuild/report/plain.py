@@ -11,11 +11,13 @@
 The first column is the time since the build began. A command's lines stand behind a bar, so that no
 output can be taken for a line of ours. A step that is over before anything else happens takes one line:
 the line of its beginning is held back until the next event or `tick`. A transfer gets a line when it is
-over, and one every `PROGRESS_EVERY` seconds while it lasts.
+over, and one every `PROGRESS_EVERY` seconds while it lasts. The last lines of a step that fails are
+written again if others stand between them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
@@ -24,6 +26,7 @@ from asyncbuild.report.events import (
     BuildFailed,
     BuildFinished,
     Event,
+    Outcome,
     RunOutput,
     Step,
     StepFinished,
@@ -39,6 +42,8 @@ from asyncbuild.report.stream import Output
 from asyncbuild.report.wording import outcome, sentence, size, transfer_words
 
 PROGRESS_EVERY = 5.0
+REPEATED = 20
+"""At most so many lines of a failing step are written again."""
 _LABEL = 16
 
 
@@ -53,6 +58,8 @@ class PlainReporter:
         self._totals: dict[Transfer, tuple[int | None, float]] = {}
         self._held: tuple[Step, str] | None = None  # a step that has just begun, and its line
         self._begun: set[Step] = set()
+        self._count = 0  # lines written so far
+        self._last: dict[Step, deque[tuple[int, str]]] = {}  # each with its number
 
     def emit(self, event: Event) -> None:
         """Write what there is to say of one event."""
@@ -90,7 +97,7 @@ class PlainReporter:
 
     def _release(self, ending: str = "") -> None:
         if self._held is not None:
-            self._output.write(f"{self._held[1]}{ending}\n")
+            self._write(f"{self._held[1]}{ending}\n")
             self._held = None
 
     def _finish(self, event: StepFinished) -> None:
@@ -101,6 +108,11 @@ class PlainReporter:
             return
         self._release()
         self._flush(step)
+        last = self._last.pop(step, None)
+        if event.outcome is Outcome.FAILED and last and last[0][0] + len(last) - 1 != self._count:
+            self._step(step, f"the last {len(last)} lines of its output, once more:")
+            front = self._front(_step_label(step))
+            self._write("".join(f"{front}| {line}".rstrip() + "\n" for _, line in last))
         self._step(step, how if step in self._begun else f"{one_line(step.text)} ({how})")
 
     def _flush_all(self) -> None:
@@ -108,7 +120,7 @@ class PlainReporter:
             self._flush(step)
 
     def _line(self, label: str, text: str) -> None:
-        self._output.write(f"{self._front(label)}{text}\n")
+        self._write(f"{self._front(label)}{text}\n")
 
     def _step(self, step: Step, text: str) -> None:
         self._line(_step_label(step), text)
@@ -116,7 +128,13 @@ class PlainReporter:
     def _run_lines(self, step: Step, lines: list[str]) -> None:
         """Write a command's lines at once: a busy compiler makes thousands in a second."""
         front = self._front(_step_label(step))
-        self._output.write("".join(f"{front}| {line}".rstrip() + "\n" for line in lines))
+        last = self._last.setdefault(step, deque(maxlen=REPEATED))
+        last.extend(enumerate(lines, self._count + 1))
+        self._write("".join(f"{front}| {line}".rstrip() + "\n" for line in lines))
+
+    def _write(self, text: str) -> None:
+        self._count += text.count("\n")
+        self._output.write(text)
 
     def _front(self, label: str) -> str:
         time = f"{self._clock() - self._start:.1f}s"
