@@ -25,6 +25,15 @@ example:
   asyncbuild check .
   asyncbuild check --advice --format sarif . > checks.sarif
 """
+_DU_EXAMPLE = """\
+example:
+  asyncbuild du --verbose
+"""
+_PRUNE_EXAMPLE = """\
+example:
+  asyncbuild prune --older-than 14d --keep 20GB
+  asyncbuild prune --all
+"""
 _PIN_EXAMPLE = """\
 example:
   asyncbuild pin
@@ -45,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     _plan(commands)
     _check(commands)
     _pin(commands)
+    _upkeep(commands)
     commands.add_parser(  # it reads its own flags, by other rules than ours
         "kaniko",
         help="build from kaniko's command line (see: asyncbuild kaniko --help)",
@@ -167,6 +177,26 @@ def _pin(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add("--update", action="store_true", help="also move images on that have tag and digest")
     add("--check", action="store_true", help="write nothing; exit code 1 for what would change")
     registry_arguments(pin)
+
+
+def _upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    du = add_command(
+        commands, "du", "show what the store holds", "Show what the store holds.", _DU_EXAMPLE
+    )
+    du.add_argument("--store", metavar="DIR", help="the store (default: as for build)")
+    du.add_argument("--verbose", action="store_true", help="each thing in a line of its own")
+    prune = add_command(
+        commands,
+        "prune",
+        "remove what the store need not keep",
+        "Remove from the store what is older or more than it shall keep; it is made again if needed.",
+        _PRUNE_EXAMPLE,
+    )
+    add = prune.add_argument
+    add("--store", metavar="DIR", help="the store (default: as for build)")
+    add("--older-than", metavar="TIME", help="remove what came before that: 14d, 336h")
+    add("--keep", metavar="SIZE", help="remove the oldest until this is left: 20GB")
+    add("--all", action="store_true", help="remove everything")
 
 
 def registry_arguments(command: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from asyncbuild.build.request import BuildRequest, BuildResult
 from asyncbuild.cli.cache_options import read_cache_options
 from asyncbuild.cli.inputs import check_places, pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
+from asyncbuild.cli.places import store_directory
 from asyncbuild.cli.run_options import read_run_options
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
@@ -30,8 +31,8 @@ from asyncbuild.output.annotations import (
 )
 from asyncbuild.output.spec import OutputKind, OutputSpec, parse_output
 from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import RegistrySettings
-from asyncbuild.registry.transport import HostSettings
 from asyncbuild.report.choose import ProgressMode, make_reporter
 from asyncbuild.report.events import Reporter, Tee, WarningRaised
 from asyncbuild.report.metadata import (
@@ -185,14 +186,6 @@ def _compression(outputs: tuple[OutputSpec, ...]) -> Compression:
     if len(asked) > 1:
         raise UsageError("two outputs ask for different compressions: layers are packed once")
     return asked.pop() if asked else GZIP
-
-
-def store_directory(named: str | None, environ: Mapping[str, str]) -> Path:
-    """``--store``, or ``asyncbuild`` in the user's cache directory (XDG base directories)."""
-    if named:
-        return Path(named)
-    cache = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(cache) / "asyncbuild"
 
 
 def creation_time(environ: Mapping[str, str]) -> int:

@@ -49,6 +49,10 @@ def _command(name: str) -> Callable[..., int]:
         from asyncbuild.cli.pin import pin  # noqa: PLC0415
 
         return pin
+    if name in ("du", "prune"):
+        from asyncbuild.cli import upkeep  # noqa: PLC0415
+
+        return upkeep.du if name == "du" else upkeep.prune
     from asyncbuild.cli.build import build  # noqa: PLC0415
 
     return build

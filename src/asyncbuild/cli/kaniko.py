@@ -21,13 +21,14 @@ from asyncbuild import __version__
 from asyncbuild.build.request import BuildRequest, BuildResult, CachePlace
 from asyncbuild.build.run_options import RunOptions, Secret
 from asyncbuild.cli import kaniko_options as wanted
-from asyncbuild.cli.build import creation_time, run_build, store_directory
+from asyncbuild.cli.build import creation_time, run_build
 from asyncbuild.cli.cache_options import read_cache_options
 from asyncbuild.cli.inputs import pairs
 from asyncbuild.cli.kaniko_files import builder_output, digest_files, write_file
 from asyncbuild.cli.kaniko_flags import EXECUTOR, Given, parse_duration, read_flags
 from asyncbuild.cli.kaniko_registries import registry_settings
 from asyncbuild.cli.kaniko_source import KanikoSource, open_source
+from asyncbuild.cli.places import store_directory
 from asyncbuild.cli.run_options import secret_of_file, secret_of_variable
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform

@@ -40,7 +40,13 @@ _DIRECTORIES = (
     "cache-mounts",
     "tmp",
 )
-_OURS = {"contents", "lock", "lost+found", "index.json", *(name.partition("/")[0] for name in _DIRECTORIES)}
+_OURS = {
+    "contents",
+    "lock",
+    "lost+found",
+    "index.json",
+    *(name.partition("/")[0] for name in _DIRECTORIES),
+}
 _KINDS = {"blob": "blobs", "layer": "layers", "mend": "mends", "tree": "trees"}
 
 

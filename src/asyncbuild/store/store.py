@@ -87,7 +87,7 @@ class Store:
             layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             layout.refuse_foreign()
             journal = Journal(layout.root, boot or boot_id())
-            with _locked(layout.lock):
+            with locked(layout.lock):
                 layout.prepare()
                 bury_dead(layout.tmp)
                 place = Workplace(layout.tmp)
@@ -333,7 +333,8 @@ class Store:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a store: nobody opens it meanwhile."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
