@@ -67,6 +67,7 @@ def test_secret_ssh_tmpfs() -> None:
         ("type=bind,required", "required means nothing"),
         ("type=bind,size=1", "size means nothing"),
         ("type=bind,sharing=shared", "sharing means nothing"),
+        ("type=ssh,source=x", "has no source"),
         ("type=cache,mode=9", "not a mode"),
         ("type=cache,uid=-1", "not a uid"),
         ("type=cache,gid=4294967296", "not a gid"),
