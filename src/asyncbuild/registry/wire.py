@@ -2,12 +2,16 @@
 
 This is the edge where foreign exceptions end: above it there are only `errors.RegistryError`s. An
 exchange without an answer is a `NoAnswer`, which says whether asking again can help.
+
+There are limits on connecting, on the time until an answer's headers are there, and on the lack of
+progress of a body in either direction (`pace`); none on the whole.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +22,19 @@ from asyncbuild import __version__
 from asyncbuild.errors import Exchange, RegistryError, RegistryUnavailable, RemoteProtocolError
 from asyncbuild.registry.bodies import Body, Reading
 from asyncbuild.registry.network import HostUnknown, ProxyRefused, TlsRefused
+from asyncbuild.registry.pace import Pace, Progress
 from asyncbuild.registry.protocol import read_words, redact
 from asyncbuild.registry.transport import Timeouts
 
 USER_AGENT = f"asyncbuild/{__version__}"
 ERROR_LIMIT = 64 << 10
+
+
+def user_agent(environ: Mapping[str, str]) -> str:
+    """Who we say that we are; UPSTREAM_CLIENT_TYPE may add who runs us, as with kaniko."""
+    upstream = environ.get("UPSTREAM_CLIENT_TYPE", "")
+    plain = upstream.isascii() and upstream.isprintable()
+    return f"{USER_AGENT},{upstream[:64]}" if upstream and plain else USER_AGENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +99,15 @@ class Sent:
 
 
 class _Upload(httpx.AsyncByteStream):
-    """A request's body for httpx; counts what went."""
+    """A request's body for httpx; counts what went, and sets the deadline of what comes next: of sending
+    a chunk that was read, and of the answer once all was sent. Making the chunks may take any time.
+    """
 
-    def __init__(self, reading: Reading | None) -> None:
+    def __init__(self, reading: Reading | None, pace: Pace, answer_seconds: float) -> None:
         self._reading = reading
+        self._pace = pace
+        self._answer_seconds = answer_seconds
+        self.scope = trio.CancelScope()
         self.sent = 0
         self.broken: BaseException | None = None
 
@@ -98,13 +115,14 @@ class _Upload(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        if self._reading is None:
-            raise StopAsyncIteration
+        self.scope.deadline = math.inf
         try:
-            chunk = await self._reading.next_chunk()
+            chunk = await self._reading.next_chunk() if self._reading is not None else b""
         except BaseException as error:
             self.broken = error
             raise
+        seconds = self._pace.seconds_for(len(chunk)) if chunk else self._answer_seconds
+        self.scope.deadline = trio.current_time() + seconds
         if not chunk:
             raise StopAsyncIteration
         self.sent += len(chunk)
@@ -119,8 +137,15 @@ class Wire:
     """Sends requests through one httpx client, which lives as long as the build."""
 
     def __init__(
-        self, transport: httpx.AsyncBaseTransport, timeouts: Timeouts, on_request: OnRequest | None
+        self,
+        transport: httpx.AsyncBaseTransport,
+        timeouts: Timeouts,
+        on_request: OnRequest | None,
+        user_agent: str = USER_AGENT,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace or Pace()
+        self._user_agent = user_agent
         self._client = httpx.AsyncClient(transport=transport, trust_env=False)
         self._timeouts = timeouts
         self._on_request = on_request
@@ -132,11 +157,12 @@ class Wire:
         Raises `NoAnswer`. An exception of the request's own body comes through as it is.
         """
         started = trio.current_time()
-        upload = _Upload(sent.body.read() if sent.body is not None else None)
+        reading = sent.body.read() if sent.body is not None else None
+        patience = sent.receive_timeout or self._timeouts.receive
+        upload = _Upload(reading, self._pace, patience)
         request = self._request(sent, upload)
         try:
-            with no_answer_mapped(sent.exchange, upload):
-                response = await self._client.send(request, stream=True)
+            response = await self._receive(sent, request, upload)
         except BaseException as error:
             self._finish(sent, (started, None), None, (upload.sent, 0), _reason(error))
             raise
@@ -148,13 +174,21 @@ class Wire:
             status = response.status_code
             self._finish(sent, (started, first_byte), status, (upload.sent, received), error)
 
-        return Answer(sent, response, finish)
+        return Answer(sent, response, finish, self._pace)
+
+    async def _receive(self, sent: Sent, request: httpx.Request, upload: _Upload) -> httpx.Response:
+        response: httpx.Response | None = None
+        with no_answer_mapped(sent.exchange, upload), upload.scope:
+            response = await self._client.send(request, stream=True)
+        if response is None:
+            raise NoAnswer("no answer in time", exchange=sent.exchange)
+        return response
 
     def _request(self, sent: Sent, upload: _Upload) -> httpx.Request:
         url = httpx.URL(sent.url)
         headers = [
             ("Host", url.netloc.decode("ascii")),
-            ("User-Agent", USER_AGENT),
+            ("User-Agent", self._user_agent),
             ("Accept-Encoding", "identity"),
             *sent.headers,
         ]
@@ -201,13 +235,18 @@ class Answer:
     """An answer: status and headers are there, the body is read once, by chunks or whole."""
 
     def __init__(
-        self, sent: Sent, response: httpx.Response, finish: Callable[[int, str], None]
+        self,
+        sent: Sent,
+        response: httpx.Response,
+        finish: Callable[[int, str], None],
+        pace: Pace,
     ) -> None:
         self.sent = sent
         self.status = response.status_code
         self.headers = response.headers
         self._response = response
         self._finish = finish
+        self._progress = Progress(pace)
         self._chunks: AsyncIterator[bytes] | None = None
         self._received = 0
         self._ended = False
@@ -226,14 +265,25 @@ class Answer:
         if self._chunks is None:
             self._chunks = self._response.aiter_raw()
         try:
-            with no_answer_mapped(self.exchange):
-                chunk = await anext(self._chunks, b"")
+            chunk = await self._wait_chunk(self._chunks)
         except BaseException as error:
             self._ended = True
             self._error = _reason(error)
             raise
         self._received += len(chunk)
         self._ended = not chunk
+        return chunk
+
+    async def _wait_chunk(self, chunks: AsyncIterator[bytes]) -> bytes:
+        started = trio.current_time()
+        with (
+            no_answer_mapped(self.exchange),
+            trio.move_on_after(self._progress.seconds_left) as scope,
+        ):
+            chunk = await anext(chunks, b"")
+        if scope.cancelled_caught:
+            raise NoAnswer("the answer came too slowly, or not at all", exchange=self.exchange)
+        self._progress.moved(len(chunk), trio.current_time() - started)
         return chunk
 
     async def read(self, limit: int) -> bytes:
