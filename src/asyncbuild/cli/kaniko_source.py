@@ -13,7 +13,9 @@ from pathlib import Path
 
 from asyncbuild.cli.inputs import read_dockerfile
 from asyncbuild.cli.kaniko_context import Archive, ContextPlace, Directory, context_place
+from asyncbuild.cli.kaniko_fetch import fetch_file, fetch_git
 from asyncbuild.cli.kaniko_flags import Given
+from asyncbuild.cli.kaniko_options import GitOptions, git_options
 from asyncbuild.context.buckets import BucketObject, fetch_object
 from asyncbuild.dockerfile.remote import GitReference, WebFile
 from asyncbuild.errors import InputError, UsageError
@@ -34,7 +36,7 @@ def open_source(given: Given, environ: Mapping[str, str], stack: ExitStack) -> K
     Raises `InputError` for what is not there, `UsageError` for what is no context. Blocks.
     """
     place = context_place(given, environ)
-    context = _directory(place, environ, stack)
+    context = _directory(place, git_options(given), environ, stack)
     if given.text("context-sub-path"):
         context = _inside(context, given.text("context-sub-path"))
     if not context.is_dir():
@@ -44,7 +46,9 @@ def open_source(given: Given, environ: Mapping[str, str], stack: ExitStack) -> K
     return KanikoSource(context, read_dockerfile(path), path)
 
 
-def _directory(place: ContextPlace, environ: Mapping[str, str], stack: ExitStack) -> Path:
+def _directory(
+    place: ContextPlace, options: GitOptions, environ: Mapping[str, str], stack: ExitStack
+) -> Path:
     if isinstance(place, Directory):
         return Path(place.path)
     work = _scratch(stack)
@@ -56,8 +60,11 @@ def _directory(place: ContextPlace, environ: Mapping[str, str], stack: ExitStack
         case BucketObject():
             fetch_object(place, work / "archive", environ)
             _unpack(work / "archive", context)
-        case WebFile() | GitReference():
-            raise UsageError(f"a context of {place.shown} is not in this version")
+        case WebFile():
+            fetch_file(place, work / "archive")
+            _unpack(work / "archive", context)
+        case GitReference():
+            fetch_git(place, options, context)
     return context
 
 
@@ -94,18 +101,8 @@ def _inside(context: Path, sub_path: str) -> Path:
 def _dockerfile_path(text: str, context: Path, stack: ExitStack) -> Path:
     """As kaniko has it: seen from here if it is there, else from the context. A URL is fetched."""
     if text.startswith(("http://", "https://")):
-        return _fetched(text, _scratch(stack))
+        path = _scratch(stack) / "Dockerfile"
+        fetch_file(WebFile(text), path)
+        return path
     here = Path(text)
     return here if here.is_file() else context / text
-
-
-def _fetched(url: str, directory: Path) -> Path:
-    import httpx  # noqa: PLC0415 - only for URLs
-
-    try:
-        answer = httpx.get(url, follow_redirects=True, timeout=60).raise_for_status()
-    except httpx.HTTPError as error:
-        raise InputError(f"--dockerfile {url.partition('?')[0]} cannot be read: {error}") from None
-    path = directory / "Dockerfile"
-    path.write_bytes(answer.content)
-    return path
