@@ -38,7 +38,7 @@ async def _both(address: str) -> list[tuple[str, list[tuple[float, float]]]]:
         async with Registries() as registries:
             session = await registries.client(address).mount_or_start_upload("micro/blob")
             assert isinstance(session, UploadSession)
-            await session.stream(_pieces(data), len(data))
+            await session.stream(ChunksBody(_pieces(data), len(data)))
             await session.close(digest)
 
     async def download() -> None:

@@ -333,6 +333,20 @@ def test_cpus(world: World) -> None:
     assert recorder.of(WarningRaised) == []
 
 
+def test_a_place_without_control_groups(
+    world: World, shm_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits have no effect, and that is said once, whatever the number of RUNs."""
+    for name in ("mountinfo", "cgroup"):
+        (shm_path / name).write_text("")
+    monkeypatch.setattr("asyncbuild.rootfs.cgroups.PROC", shm_path)
+    run = RunOptions(memory=24 << 20, cpus=1)
+    recorder = build(world, BASE + "RUN echo one\nRUN echo two\n", run=run)
+    assert recorder.output() == "one\ntwo\n"
+    (warning,) = recorder.of(WarningRaised)
+    assert warning.text.startswith("--memory and --cpus have no effect here: no control group")
+
+
 def test_nothing_is_left_when_a_mount_is_refused(world: World) -> None:
     """A mount that cannot be made ends the build with the Dockerfile's line, and frees what was taken."""
     dockerfile = (

@@ -24,8 +24,8 @@ from asyncbuild.cli.kaniko_source import KanikoSource
 from asyncbuild.cli.kaniko_warmer import images_of
 from asyncbuild.dockerfile.remote import GitReference, WebFile
 from asyncbuild.errors import UsageError
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import RegistrySettings
-from asyncbuild.registry.transport import HostSettings
 from support.pulled import inspect_config, pull
 from support.registry import DockerRegistry
 
@@ -170,7 +170,7 @@ def hosts_text(settings: RegistrySettings) -> list[str]:
     for name, host in rows:
         if host == HostSettings():
             continue
-        words = [f"ca={host.ca_file}"] if host.ca_file else []
+        words = [f"ca={file}" for file in host.ca_files]
         if host.client_certificate:
             words.append(f"client={','.join(host.client_certificate)}")
         if host.insecure:

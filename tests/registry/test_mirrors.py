@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from asyncbuild.errors import UsageError
-from asyncbuild.image.reference import Reference
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.mirrors import Mirror, Mirrors
+from asyncbuild.registry.places import Files, Places
 
 
 @pytest.mark.parametrize(
@@ -34,21 +35,33 @@ def test_what_is_no_mirror_is_refused(text: str) -> None:
         Mirror.parse(text)
 
 
+def routes(mirrors: Mirrors, registry: str, repository: str) -> list[str]:
+    """Where an image is looked for."""
+    places = Places(Files(), mirrors, {}, HostSettings())
+    return [str(route) for route in places.pull(registry, repository, tag=True)]
+
+
 def test_mirrors_come_before_the_registry() -> None:
     """In their order, under their prefixes; without fallback the registry does not come at all."""
     places = {"docker.io": (Mirror("a.test"), Mirror("b.test:5000", "hub"))}
-    wanted = Reference.parse("busybox:1")
-    names = [str(place) for place in Mirrors(places).candidates(wanted)]
-    assert names == [
-        "a.test/library/busybox:1",
-        "b.test:5000/hub/library/busybox:1",
-        "docker.io/library/busybox:1",
+    found = routes(Mirrors(places), "docker.io", "library/busybox")
+    assert found == [
+        "a.test/library/busybox",
+        "b.test:5000/hub/library/busybox",
+        "docker.io/library/busybox",
     ]
-    alone = Mirrors(places, fallback=False).candidates(wanted)
-    assert [place.registry for place in alone] == ["a.test", "b.test:5000"]
+    assert routes(Mirrors(places, fallback=False), "docker.io", "library/busybox") == found[:2]
 
 
 def test_other_registries_are_where_they_are() -> None:
-    """A registry without mirrors is asked itself, fallback or not."""
-    wanted = Reference.parse("quay.test/app@sha256:" + "0" * 64)
-    assert Mirrors({"docker.io": (Mirror("a"),)}, fallback=False).candidates(wanted) == (wanted,)
+    """A registry without mirrors is asked itself, fallback or not; pushes go to the registry."""
+    mirrors = Mirrors({"docker.io": (Mirror("a"),)}, fallback=False)
+    assert routes(mirrors, "quay.test", "app") == ["quay.test/app"]
+    places = Places(Files(), mirrors, {}, HostSettings())
+    assert str(places.push("docker.io", "me/app")) == "docker.io/me/app"
+
+
+def test_a_plain_mirror() -> None:
+    """``http://`` before a mirror says how it is spoken to."""
+    places = Places(Files(), Mirrors({"docker.io": (Mirror("a", plain=True),)}), {}, HostSettings())
+    assert places.pull("docker.io", "x", tag=True)[0].settings.plain is True

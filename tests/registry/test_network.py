@@ -15,9 +15,10 @@ import trio.testing
 from asyncbuild.errors import RegistryUnavailable, UsageError
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.registry.client import RegistryClient
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
-from asyncbuild.registry.transport import HostSettings, Timeouts
+from asyncbuild.registry.transport import Timeouts
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.registry.wire import ExchangeRecord, NoAnswer
 from asyncbuild.testing.faults import Drop, DropUpload, Hang, Lengthen, Respond, Rule, WrongLength
@@ -78,7 +79,7 @@ async def download(client: RegistryClient, blob: Descriptor) -> bytes:
 
 def trusting(tls: Tls) -> HostSettings:
     """Settings of a host whose authority is ours."""
-    return HostSettings(ca_file=str(tls.ca_file))
+    return HostSettings(ca_files=(str(tls.ca_file),))
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -207,7 +208,7 @@ def test_authority_that_cannot_be_read(shm_path: Path) -> None:
 
     for path in (empty, shm_path / "none"):
         with pytest.raises(UsageError, match="certificate authorities in"):
-            over_sockets(RegistryDouble(), use, host=HostSettings(ca_file=str(path)))
+            over_sockets(RegistryDouble(), use, host=HostSettings(ca_files=(str(path),)))
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -226,7 +227,9 @@ def test_dialled_connection_is_used(tls: Tls, *, secure: bool) -> None:
         assert registries.statistics().connections == 2
 
     if secure:
-        over_sockets(double, use, tls=tls, host=HostSettings(plain=False, ca_file=str(tls.ca_file)))
+        over_sockets(
+            double, use, tls=tls, host=HostSettings(plain=False, ca_files=(str(tls.ca_file),))
+        )
     else:
         over_sockets(double, use, host=HostSettings(plain=True))
 

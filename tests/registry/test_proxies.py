@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from asyncbuild.errors import RegistryError, UsageError
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
-from asyncbuild.registry.transport import HostSettings
 from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.testing.registry_server import serving
 from support.double import read_all
@@ -93,7 +93,7 @@ def fetch(
     environ: Mapping[str, str],
     *,
     tls: ssl.SSLContext | None = None,
-    ca_file: str | None = None,
+    ca_file: str = "",
 ) -> RegistryDouble:
     """Get a blob of a registry that only the proxy can reach: its name does not resolve."""
     double = RegistryDouble()
@@ -103,7 +103,9 @@ def fetch(
         async with serving(double, tls=tls) as place, forwarding(proxy):
             host = f"registry.invalid:{place.rpartition(':')[2]}"
             settings = RegistrySettings(
-                hosts={host: HostSettings(plain=tls is None, ca_file=ca_file)},
+                hosts={
+                    host: HostSettings(plain=tls is None, ca_files=(ca_file,) if ca_file else ())
+                },
                 environ={**environ, "HTTP_PROXY": proxy.url, "HTTPS_PROXY": proxy.url},
                 policy=RetryPolicy(attempts=1),
             )

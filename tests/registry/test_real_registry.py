@@ -19,11 +19,11 @@ from asyncbuild.image.config import HistoryEntry, ImageConfig
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import OCI_CONFIG, OCI_LAYER, Descriptor, Manifest
 from asyncbuild.image.platform import Platform
-from asyncbuild.registry.bodies import FileBody
+from asyncbuild.registry.bodies import ChunksBody, FileBody
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import Registries, RegistrySettings
-from asyncbuild.registry.transport import HostSettings
 from asyncbuild.registry.upload import Mounted, UploadSession
 from support.double import read_all
 from support.registry import DockerRegistry
@@ -62,7 +62,7 @@ def target(request: pytest.FixtureRequest, session_path: Path) -> Target:
     certificates = session_path / "skopeo-certificates"
     certificates.mkdir(exist_ok=True)
     (certificates / "ca.crt").write_bytes(found.ca_file.read_bytes())
-    hosts = {found.host: HostSettings(ca_file=str(found.ca_file))}
+    hosts = {found.host: HostSettings(ca_files=(str(found.ca_file),))}
     return Target(found, RegistrySettings(hosts=hosts), (f"--cert-dir={certificates}",))
 
 
@@ -117,7 +117,7 @@ async def stream(client: RegistryClient, repository: str, data: bytes) -> None:
         send.close()
         return receive
 
-    assert await session.stream(await chunks()) == len(data)
+    assert await session.stream(ChunksBody(await chunks())) == len(data)
     await session.close(Digest.of(data))
 
 

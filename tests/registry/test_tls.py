@@ -37,9 +37,9 @@ def test_insecure_verifies_nothing() -> None:
 def test_environment(authority: str) -> None:
     """SSL_CERT_FILE and SSL_CERT_DIR replace the system's authorities; empty ones are none."""
     settings = TrustSettings.from_environment(
-        {"SSL_CERT_FILE": authority, "SSL_CERT_DIR": ""}, extra_file=authority
+        {"SSL_CERT_FILE": authority, "SSL_CERT_DIR": ""}, extra_files=(authority,)
     )
-    assert settings == TrustSettings(extra_file=authority, certificate_file=authority)
+    assert settings == TrustSettings(extra_files=(authority,), certificate_file=authority)
     assert make_context(settings).cert_store_stats()["x509_ca"] == 1
     assert make_context(TrustSettings(certificate_directory="/")).cert_store_stats()["x509"] == 0
 
@@ -47,14 +47,17 @@ def test_environment(authority: str) -> None:
 def test_extra_authority(authority: str) -> None:
     """A host's own authority is trusted beside the system's."""
     plain = make_context(TrustSettings()).cert_store_stats()["x509_ca"]
-    more = make_context(TrustSettings(extra_file=authority)).cert_store_stats()["x509_ca"]
+    more = make_context(TrustSettings(extra_files=(authority,))).cert_store_stats()["x509_ca"]
     assert more == plain + 1
 
 
 def test_missing_file(shm_path: Path) -> None:
     """A file that is not there is said, not passed over."""
     missing = str(shm_path / "none")
-    for settings in (TrustSettings(certificate_file=missing), TrustSettings(extra_file=missing)):
+    for settings in (
+        TrustSettings(certificate_file=missing),
+        TrustSettings(extra_files=(missing,)),
+    ):
         with pytest.raises(UsageError, match="certificate authorities in"):
             make_context(settings)
 

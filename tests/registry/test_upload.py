@@ -17,12 +17,13 @@ from asyncbuild.errors import (
     StoreError,
 )
 from asyncbuild.image.digest import Digest
-from asyncbuild.registry.bodies import FileBody
+from asyncbuild.registry.bodies import BytesBody, ChunksBody, FileBody, Reading
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.upload import Mounted, UploadSession
 from asyncbuild.testing.faults import (
     Action,
     Drop,
+    DropAnswer,
     DropUpload,
     Hang,
     Respond,
@@ -113,15 +114,15 @@ def test_a_file_that_is_not_what_it_was(shm_path: Path) -> None:
         Respond(500),
         Respond(429, headers={"retry-after": "3"}),
         Drop(),
-        DropUpload(2_000_000),
+        DropUpload(0),
         Hang(),
     ],
 )
 def test_one_piece_begins_again(action: Action) -> None:
-    """After a temporary failure the blob is sent again, in a session of its own."""
+    """After a temporary failure the session is asked what it has; of nothing everything is sent again."""
     double = put(Rule(action, "PUT"))
     assert double.blobs["a"] == {DIGEST: DATA}
-    assert [entry.method for entry in double.log] == ["POST", "PUT", "POST", "PUT"]
+    assert [entry.method for entry in double.log] == ["POST", "PUT", "GET", "PUT"]
 
 
 def test_one_piece_gives_up() -> None:
@@ -173,7 +174,7 @@ def test_streamed() -> None:
 
     async def use(client: RegistryClient) -> int:
         session = await begin(client)
-        sent = await session.stream(Chunks(DATA[:1000], b"", DATA[1000:]))
+        sent = await session.stream(ChunksBody(Chunks(DATA[:1000], b"", DATA[1000:])))
         await session.close(DIGEST)
         await session.abort()
         return sent
@@ -192,7 +193,7 @@ def test_streamed_with_a_known_size() -> None:
 
     async def use(client: RegistryClient) -> None:
         session = await begin(client)
-        await session.stream(Chunks(DATA), size=len(DATA))
+        await session.stream(ChunksBody(Chunks(DATA), size=len(DATA)))
         await session.close(DIGEST)
 
     with_client(double, use)
@@ -212,7 +213,7 @@ def test_stream_is_sent_while_it_is_made() -> None:
 
     async def use(client: RegistryClient) -> None:
         session = await begin(client)
-        await session.stream(Watching(b"first", b"last"))
+        await session.stream(ChunksBody(Watching(b"first", b"last")))
         await session.close(Digest.of(b"firstlast"))
 
     with_client(double, use)
@@ -224,7 +225,7 @@ def test_stream_is_not_tried_again() -> None:
     double.faults.add(Rule(Respond(500), "PATCH"))
 
     async def use(client: RegistryClient) -> None:
-        await (await begin(client)).stream(Chunks(DATA))
+        await (await begin(client)).stream(ChunksBody(Chunks(DATA)))
 
     with pytest.raises(RegistryUnavailable):
         with_client(double, use)
@@ -232,17 +233,17 @@ def test_stream_is_not_tried_again() -> None:
 
 
 def test_streamed_close_is_tried_again() -> None:
-    """The closing PUT has no body: it can be repeated."""
+    """The closing PUT has no body: it can be repeated, if the session has what it had."""
     double = RegistryDouble()
     double.faults.add(Rule(Respond(503), "PUT"))
 
     async def use(client: RegistryClient) -> None:
         session = await begin(client)
-        await session.stream(Chunks(DATA))
+        await session.stream(ChunksBody(Chunks(DATA)))
         await session.close(DIGEST)
 
     with_client(double, use)
-    assert trace(double) == ["POST 202", "PATCH 202", "PUT 503", "PUT 201"]
+    assert trace(double) == ["POST 202", "PATCH 202", "PUT 503", "GET 204", "PUT 201"]
 
 
 def test_maker_fails() -> None:
@@ -252,7 +253,7 @@ def test_maker_fails() -> None:
     async def use(client: RegistryClient) -> None:
         session = await begin(client)
         try:
-            await session.stream(Chunks(DATA, error=ZeroDivisionError("mine")))
+            await session.stream(ChunksBody(Chunks(DATA, error=ZeroDivisionError("mine"))))
         finally:
             await session.abort()
 
@@ -295,6 +296,181 @@ def test_abort_never_fails(action: Action) -> None:
 
     with_client(double, use)
     assert len(double.asked("DELETE")) == 1
+
+
+class Growing:
+    """A body of which nobody knows the size before its end, that can be read again."""
+
+    size = None
+    replayable = True
+
+    def __init__(self, data: bytes) -> None:
+        self._body = BytesBody(data)
+
+    def read(self, start: int = 0) -> Reading:
+        """From byte ``start`` on."""
+        return self._body.read(start)
+
+
+def sent(double: RegistryDouble) -> list[str]:
+    """Every request with the number of bytes that came in."""
+    return [f"{entry.method} {entry.bytes_in}" for entry in double.log]
+
+
+def push_streamed(*rules: Rule, data: bytes = DATA, resumable: bool = True) -> RegistryDouble:
+    """Stream ``data`` to a double with these faults, and close."""
+    double = RegistryDouble()
+    double.upload_sessions.resumable = resumable
+    double.faults.add(*rules)
+
+    async def use(client: RegistryClient) -> None:
+        session = await begin(client)
+        assert await session.stream(Growing(data)) in (len(data), 0)
+        await session.close(Digest.of(data))
+
+    with_client(double, use)
+    assert double.blobs["a"] == {Digest.of(data): data}
+    assert double.uploads == {}
+    return double
+
+
+def test_resumed_where_it_broke() -> None:
+    """A connection that breaks at nine tenths costs what the registry had not taken, and no more."""
+    data = bytes(64 << 20)
+    double = RegistryDouble()
+    double.faults.add(Rule(DropUpload(len(data) * 9 // 10), "PUT"))
+
+    async def use(client: RegistryClient) -> None:
+        await (await begin(client)).put(data, Digest.of(data))
+
+    with_client(double, use)
+    assert [entry.method for entry in double.log] == ["POST", "PUT", "GET", "PATCH", "PUT"]
+    assert sum(entry.bytes_in for entry in double.log) == len(data)
+    assert double.log[3].headers["content-range"] == f"{len(data) * 9 // 10}-{len(data) - 1}"
+    assert double.blobs["a"] == {Digest.of(data): data}
+
+
+def test_stream_is_resumed_where_it_broke() -> None:
+    """So does a stream whose bytes can be read again; several breaks too."""
+    double = push_streamed(
+        Rule(DropUpload(1_000_000), "PATCH"), Rule(DropUpload(1_400_000), "PATCH", nth=2)
+    )
+    assert sent(double)[1:] == [
+        "PATCH 1000000",
+        "GET 0",
+        "PATCH 1400000",
+        "GET 0",
+        "PATCH 160000",
+        "PUT 0",
+    ]
+
+
+def test_session_that_is_forgotten() -> None:
+    """A registry that forgets a session that broke is sent everything again."""
+    double = push_streamed(Rule(DropUpload(1_000_000), "PATCH"), resumable=False)
+    assert [f"{entry.method} {entry.status}" for entry in double.log[2:]] == [
+        "GET 404",
+        "POST 202",
+        "PATCH 202",
+        "PUT 201",
+    ]
+
+
+def test_answers_that_are_lost() -> None:
+    """Where the answer to a request is lost, the registry is asked what it has done; nothing goes twice."""
+    double = push_streamed(Rule(DropAnswer(), "PATCH"))
+    assert sent(double)[1:] == [f"PATCH {len(DATA)}", "GET 0", "PUT 0"]
+    double = push_streamed(Rule(DropAnswer(), "PUT"))
+    assert trace(double)[2:] == ["PUT 201", "GET 404", "HEAD 200"]
+    double = put(Rule(DropAnswer(), "PUT"))
+    assert trace(double) == ["POST 202", "PUT 201", "GET 404", "HEAD 200"]
+
+
+@pytest.mark.parametrize("status", [404, 416])
+def test_session_that_is_denied(status: int) -> None:
+    """A registry that does not know a session, once, is given another one; for good it is an error."""
+    push_streamed(Rule(Respond(status), "PATCH"))
+    push_streamed(Rule(Respond(status), "PUT"))
+    with pytest.raises(RegistryError):
+        push_streamed(Rule(Respond(status), "PATCH", times=None))
+
+
+def test_state_that_lies() -> None:
+    """Bytes spliced at a place that the registry told wrongly are found out, and everything goes again."""
+    told = WithHeaders({"range": "0-1500000"})
+    double = push_streamed(Rule(DropUpload(1_000_000), "PATCH"), Rule(told, "GET"))
+    assert len(double.asked("POST")) == 2
+
+
+def test_breaks_are_counted_anew() -> None:
+    """Breaks are counted from the last MiB that got there: a large blob survives many of them."""
+    data = bytes(12 << 20)
+    double = push_streamed(Rule(DropUpload(1_100_000), "PATCH", times=None), data=data[: 11 << 20])
+    assert len(double.asked("PATCH")) == 11
+
+
+@pytest.mark.parametrize("status", [400, 405, 411, 501])
+def test_only_whole(status: int) -> None:
+    """A registry that takes no PATCH gets streamed blobs whole, at their end; the second at once."""
+    double = RegistryDouble()
+    double.faults.add(Rule(Respond(status), "PATCH", times=None))
+
+    async def use(client: RegistryClient) -> None:
+        for text in (b"one", b"two"):
+            session = await begin(client)
+            await session.stream(BytesBody(text))
+            await session.close(Digest.of(text))
+
+    with_client(double, use)
+    assert [entry.method for entry in double.log] == ["POST", "PATCH", "POST", "PUT", "POST", "PUT"]
+
+
+@pytest.mark.parametrize("status", [400, 405, 411])
+def test_only_in_chunks(status: int) -> None:
+    """A registry that takes no blob with its closing PUT gets it by PATCH; the second one at once."""
+    double = RegistryDouble()
+    double.faults.add(Rule(Respond(status), "PUT"))
+
+    async def use(client: RegistryClient) -> None:
+        for text in (b"one", b"two"):
+            await (await begin(client)).put(text, Digest.of(text))
+
+    with_client(double, use)
+    methods = [entry.method for entry in double.log]
+    assert methods == ["POST", "PUT", "POST", "PATCH", "PUT", "POST", "PATCH", "PUT"]
+
+
+def test_few_bytes_at_a_time() -> None:
+    """Behind a proxy that lets 4 MiB through, blobs go in pieces of that; smaller ones as ever."""
+    data = bytes(9 << 20)
+    double = RegistryDouble()
+    double.faults.add(Rule(Respond(413), "PUT"))
+
+    async def use(client: RegistryClient) -> None:
+        await (await begin(client)).put(data, Digest.of(data))
+        await (await begin(client)).put(b"small", Digest.of(b"small"))
+        session = await begin(client)
+        await session.stream(Growing(data + b"x"))
+        await session.close(Digest.of(data + b"x"))
+
+    with_client(double, use)
+    four = 4 << 20
+    assert sent(double)[3:8] == [
+        f"PATCH {four}",
+        f"PATCH {four}",
+        f"PATCH {1 << 20}",
+        "PUT 0",
+        "POST 0",
+    ]
+    assert sent(double)[8:10] == ["PUT 5", "POST 0"]
+    assert sent(double)[10:] == [
+        f"PATCH {four}",
+        f"PATCH {four}",
+        f"PATCH {(1 << 20) + 1}",
+        "PUT 0",
+    ]
+    ranges = [entry.headers.get("content-range") for entry in double.asked("PATCH")][:3]
+    assert ranges == [f"0-{four - 1}", f"{four}-{2 * four - 1}", f"{2 * four}-{len(data) - 1}"]
 
 
 def test_mount() -> None:

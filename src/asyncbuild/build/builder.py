@@ -174,7 +174,8 @@ async def _open_session(
 ) -> AsyncIterator[Session]:
     """A session with everything it needs; when the body ends, so does all that still runs in it."""
     async with AsyncExitStack() as stack:
-        registries = await stack.enter_async_context(Registries(settings))
+        told = replace(settings, on_notice=lambda text: seen.reporter.emit(WarningRaised(text)))
+        registries = await stack.enter_async_context(Registries(told))
         store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
         size = request.workers or max(2, os.cpu_count() or 2)
         workers = await stack.enter_async_context(WorkerPool(size + 1))

@@ -18,7 +18,7 @@ from asyncbuild.build.growing import GrowingFile, write_at
 from asyncbuild.build.outcome import one_error
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.registry.client import RegistryClient
-from asyncbuild.registry.download import BlobReader
+from asyncbuild.registry.routing import BlobChunks
 
 PART = 8 << 20
 """Bytes of one range: at 100 ms and 30 MB/s a third of a second, so a request more costs little."""
@@ -112,11 +112,11 @@ class Fetch:
             async with self.streams, self._open(parts, part) as chunks:
                 await self._copy(parts, part, chunks, descriptor)
 
-    def _open(self, parts: _Parts, part: int) -> AbstractAsyncContextManager[BlobReader]:
+    def _open(self, parts: _Parts, part: int) -> AbstractAsyncContextManager[BlobChunks]:
         start, end = parts.bounds(part)
         return self.client.open_blob(self.repository, self.descriptor, start=start, end=end)
 
-    async def _copy(self, parts: _Parts, part: int, chunks: BlobReader, descriptor: int) -> None:
+    async def _copy(self, parts: _Parts, part: int, chunks: BlobChunks, descriptor: int) -> None:
         position, _ = parts.bounds(part)
         async for chunk in chunks:
             await trio.to_thread.run_sync(write_at, descriptor, chunk, position, self.file.path)

@@ -121,9 +121,9 @@ class GrowingFile:
         finally:
             os.close(descriptor)
 
-    def tail(self, on_progress: Callable[[int], None] = _ignore) -> Tail:
-        """Read from the start, waiting for what is not there yet; ``on_progress`` gets the position."""
-        return Tail(self, on_progress)
+    def tail(self, on_progress: Callable[[int], None] = _ignore, start: int = 0) -> Tail:
+        """Read from byte ``start``, waiting for what is not there yet; ``on_progress`` gets positions."""
+        return Tail(self, on_progress, start)
 
     async def wait_size(self, size: int) -> None:
         """Return when more than ``size`` bytes are there, or all of them."""
@@ -161,10 +161,12 @@ class GrowingFile:
 class Tail:
     """One reading of a growing file: an async iterator, not a generator, so it may be left half read."""
 
-    def __init__(self, file: GrowingFile, on_progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, file: GrowingFile, on_progress: Callable[[int], None], start: int = 0
+    ) -> None:
         self._file = file
         self._on_progress = on_progress
-        self.position = 0
+        self.position = start
 
     def __aiter__(self) -> Tail:
         return self
@@ -188,20 +190,28 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class GrowingBody:
-    """A growing file whose final size (bytes) is known, as what a request carries; can be sent again."""
+    """A growing file as what a request carries; can be sent again, from any byte on.
+
+    ``total``: its final size in bytes, where that is known before it is complete.
+    """
 
     file: GrowingFile
-    size: int
+    total: int | None = None
     on_progress: Callable[[int], None] = _ignore
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in total; None as long as nobody knows."""
+        return self.file.size if self.total is None and self.file.complete else self.total
 
     @property
     def replayable(self) -> bool:
         """Always."""
         return True
 
-    def read(self) -> Tail:
-        """From the first byte."""
-        return self.file.tail(self.on_progress)
+    def read(self, start: int = 0) -> Tail:
+        """From byte ``start`` on."""
+        return self.file.tail(self.on_progress, start)
 
 
 def write_at(descriptor: int, data: bytes, position: int, path: Path) -> None:

@@ -282,7 +282,7 @@ class Destination:
         sent = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_if_known, layer, progress, nursery.cancel_scope)
-            await session.stream(layer.file.tail(progress.advance))
+            await session.stream(GrowingBody(layer.file, None, progress.advance))
             sent = True
             nursery.cancel_scope.cancel()
         return sent

@@ -46,7 +46,6 @@ from asyncbuild.report.events import (
     TransferFinished,
     TransferProgress,
     TransferStarted,
-    WarningRaised,
 )
 from asyncbuild.rootfs.stack import lower_directories
 from asyncbuild.rootfs.view import DirectoryTree, View
@@ -159,15 +158,6 @@ class Supply:
             raise CacheLost(layer, str(error)) from error
 
     async def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
-        *mirrors, last = self._job.registries.settings.mirrors.candidates(reference)
-        for place in mirrors:
-            try:
-                return await self._resolve_at(place, platform)
-            except RegistryError as error:
-                self._job.reporter.emit(WarningRaised(f"{place} is not used: {error.message}"))
-        return await self._resolve_at(last, platform)
-
-    async def _resolve_at(self, reference: Reference, platform: Platform) -> BaseImage:
         started = trio.current_time()
         try:
             manifest = await self._manifest(reference, reference.identifier)

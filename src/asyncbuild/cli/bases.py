@@ -18,15 +18,15 @@ from asyncbuild.image.manifest import Index
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.nouns import ImageRef
 from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import Registries, RegistrySettings
-from asyncbuild.registry.transport import HostSettings
 
 
 def registry_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> RegistrySettings:
     """Logins as docker has them, and what ``--insecure`` and ``--registry-ca`` say."""
     hosts = {host: HostSettings(insecure=True) for host in options.insecure}
     for host, file in pairs(options.registry_ca, "--registry-ca").items():
-        hosts[host] = replace(hosts.get(host, HostSettings()), ca_file=file)
+        hosts[host] = replace(hosts.get(host, HostSettings()), ca_files=(file,))
     keychain = DockerKeychain(load_docker_configs(environ, os.path.expanduser("~")), environ)
     return RegistrySettings(keychain=keychain, hosts=hosts, environ=environ)
 

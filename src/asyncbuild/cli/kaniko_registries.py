@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncbuild.cli.kaniko_flags import Given
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import DOCKER_HUB, Reference
-from asyncbuild.registry.auth import ANONYMOUS, Credential
-from asyncbuild.registry.credentials import DockerKeychain, Keychain, load_docker_configs
+from asyncbuild.registry.credentials import Keychain
+from asyncbuild.registry.hosts import HostSettings
+from asyncbuild.registry.keychain import SOURCE_NAMES, standard_keychain
 from asyncbuild.registry.mirrors import Mirror, Mirrors, registry_name
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
-from asyncbuild.registry.transport import HostSettings
 
 _HELPERS = ("env", "google", "ecr", "acr", "gitlab")
 
@@ -73,7 +73,7 @@ def _on(given: Given, name: str) -> bool:
 def _add_certificates(given: Given, hosts: dict[str, HostSettings], others: HostSettings) -> None:
     for option in given.texts("registry-certificate"):
         host, file = _pair("--registry-certificate", option)
-        hosts[host] = replace(hosts.get(host, others), ca_file=file)
+        hosts[host] = replace(hosts.get(host, others), ca_files=(file,))
     for option in given.texts("registry-client-cert"):
         host, files = _pair("--registry-client-cert", option)
         certificate, comma, key = files.partition(",")
@@ -113,11 +113,9 @@ def _policy(given: Given) -> RetryPolicy:
 
 
 def keychain(given: Given, environ: Mapping[str, str]) -> Keychain:
-    """Docker's configurations, then what ``--credential-helpers`` lets the environment say."""
-    configs = load_docker_configs(environ, os.path.expanduser("~"))
-    docker = DockerKeychain(configs, environ)
+    """Files of logins, then what ``--credential-helpers`` lets this place give."""
     known = any(flag.name == "credential-helpers" for flag in given.table)
-    chosen: tuple[str, ...] = _HELPERS
+    chosen: tuple[str, ...] = SOURCE_NAMES
     if known and given.has("credential-helpers"):
         chosen = given.texts("credential-helpers")
         for name in chosen:
@@ -125,49 +123,4 @@ def keychain(given: Given, environ: Mapping[str, str]) -> Keychain:
                 raise UsageError(
                     f"--credential-helpers {name}: it is one of {', '.join(_HELPERS)}, or empty"
                 )
-    return EnvironmentKeychain(docker, environ, env="env" in chosen, gitlab="gitlab" in chosen)
-
-
-@dataclass(frozen=True, slots=True)
-class EnvironmentKeychain:
-    """A keychain, and behind it the logins that an environment holds.
-
-    ``env``: KANIKO_<HOST>_USER and KANIKO_<HOST>_PASSWORD, the host in capitals with ``_`` for ``.`` and
-    ``-``, or any of its parent domains (kaniko, ``pkg/creds/env_keychain.go``). ``gitlab``: the variables
-    that GitLab gives every job for its registry and its dependency proxy (predefined variables,
-    docs.gitlab.com/ci/variables).
-    """
-
-    first: Keychain
-    environ: Mapping[str, str]
-    env: bool = True
-    gitlab: bool = True
-
-    async def credential(self, registry: str) -> Credential:
-        """The login for a registry host; `ANONYMOUS` if there is none."""
-        found = await self.first.credential(registry)
-        if found.anonymous and self.env:
-            found = self._kaniko(registry)
-        if found.anonymous and self.gitlab:
-            found = self._gitlab(registry)
-        return found
-
-    def _kaniko(self, registry: str) -> Credential:
-        host = "index.docker.io" if registry == DOCKER_HUB else registry
-        parts = host.upper().replace("-", "_").split(".")
-        for start in range(len(parts)):
-            stem = f"KANIKO_{'_'.join(parts[start:])}"
-            user, password = (self.environ.get(f"{stem}_{end}") for end in ("USER", "PASSWORD"))
-            if user is not None and password is not None:
-                return Credential(user, password)
-        return ANONYMOUS
-
-    def _gitlab(self, registry: str) -> Credential:
-        for server, stem in (
-            ("CI_REGISTRY", "CI_REGISTRY"),
-            ("CI_DEPENDENCY_PROXY_SERVER", "CI_DEPENDENCY_PROXY"),
-        ):
-            user, password = (self.environ.get(f"{stem}_{end}") for end in ("USER", "PASSWORD"))
-            if self.environ.get(server) == registry and user and password:
-                return Credential(user, password)
-        return ANONYMOUS
+    return standard_keychain(environ, os.path.expanduser("~"), names=chosen)

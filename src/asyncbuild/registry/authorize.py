@@ -176,7 +176,9 @@ class Authorizer:
 
     async def _fetch(self, needed: Scopes, *, alone: bool) -> Grant:
         challenge = self._realms.get(self.registry)
-        if challenge is None:  # a request beside this one found out that what was remembered is wrong
+        if (
+            challenge is None
+        ):  # a request beside this one found out that what was remembered is wrong
             raise RegistryError(f"{self.registry} is no longer known to want a login")
         if challenge.scheme == "bearer":
             base_url = await self._service.base_url()

@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class Reading(Protocol):
-    """One reading of a body, from its beginning."""
+    """One reading of a body."""
 
     async def next_chunk(self) -> bytes:
         """The next bytes, b"" at the end."""
@@ -38,8 +38,8 @@ class Body(Protocol):
     def replayable(self) -> bool:
         """Whether `read` may be called again."""
 
-    def read(self) -> Reading:
-        """Begin a reading."""
+    def read(self, start: int = 0) -> Reading:
+        """Begin a reading at byte ``start``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,15 @@ class BytesBody:
         """Always."""
         return True
 
-    def read(self) -> Reading:
-        """From the first byte."""
-        return _BytesReading(self.data)
+    def read(self, start: int = 0) -> Reading:
+        """From byte ``start`` on."""
+        return _BytesReading(self.data, start)
 
 
 class _BytesReading:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, start: int) -> None:
         self._data = data
-        self._place = 0
+        self._place = start
 
     async def next_chunk(self) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -90,19 +90,20 @@ class FileBody:
         """Always."""
         return True
 
-    def read(self) -> Reading:
-        """From the first byte; raises `StoreError` if the file cannot be opened."""
-        return _FileReading(self.path, self.size)
+    def read(self, start: int = 0) -> Reading:
+        """From byte ``start`` on; raises `StoreError` if the file cannot be opened."""
+        return _FileReading(self.path, start, self.size)
 
 
 class _FileReading:
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str, start: int, size: int) -> None:
         try:
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (closed by close)
+            self._file.seek(start)
         except OSError as error:
             raise StoreError(f"{path} cannot be sent: {error.strerror}") from None
         self._path = path
-        self._left = size
+        self._left = size - start
 
     async def next_chunk(self) -> bytes:
         """Raises `StoreError` if the file is shorter than it was said to be, or cannot be read."""
@@ -133,8 +134,9 @@ class ChunksBody:
         self.sent = 0
         self._chunks = chunks
 
-    def read(self) -> Reading:
+    def read(self, start: int = 0) -> Reading:
         """Itself: there is one reading."""
+        assert start == 0
         return self
 
     async def next_chunk(self) -> bytes:
@@ -147,3 +149,49 @@ class ChunksBody:
 
     def close(self) -> None:
         """Nothing of ours to free."""
+
+
+class Part:
+    """The bytes of ``body`` from ``start`` on, at most ``most`` of them; counts what one reading took.
+
+    ``size`` is known where the whole body's is.
+    """
+
+    def __init__(self, body: Body, start: int, most: int | None = None) -> None:
+        self.replayable = body.replayable
+        self.taken = 0
+        self._body = body
+        self._start = start
+        self._most = most
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of this part."""
+        if self._body.size is None:
+            return None
+        rest = self._body.size - self._start
+        return rest if self._most is None else min(rest, self._most)
+
+    def read(self, start: int = 0) -> Reading:
+        """Begin a reading at byte ``start`` of the part."""
+        self.taken = start
+        return _PartReading(self, self._body.read(self._start + start), self._most)
+
+
+class _PartReading:
+    def __init__(self, part: Part, reading: Reading, most: int | None) -> None:
+        self._part = part
+        self._reading = reading
+        self._most = most
+
+    async def next_chunk(self) -> bytes:
+        if self._most is not None and self._part.taken >= self._most:
+            return b""
+        chunk = await self._reading.next_chunk()
+        if self._most is not None:
+            chunk = chunk[: self._most - self._part.taken]
+        self._part.taken += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        self._reading.close()

@@ -1,7 +1,7 @@
 """Authorised, patient exchanges with one registry: redirects, 401s and temporary failures are dealt with.
 
-1. The Authorization header goes to the registry's own origin (scheme, host, port) and nowhere else: not
-   to the host that a redirect or an upload location names.
+1. The Authorization header, and headers that the user wants to be sent, go to the registry's own origin
+   (scheme, host, port) and nowhere else: not to the host that a redirect or an upload location names.
 2. A 401 is answered by the `Authorizer`, at most three times.
 3. A call is tried again after a temporary failure if its body can be sent again and ``Call.again`` allows.
 """
@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
+from urllib.parse import quote
 
 import trio
 
-from asyncbuild.errors import Exchange, RegistryError, RemoteProtocolError
+from asyncbuild.errors import Exchange, RateLimited, RegistryError, RemoteProtocolError
 from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest
 from asyncbuild.registry.authorize import Authorizer
 from asyncbuild.registry.bodies import Body, BytesBody
 from asyncbuild.registry.challenge import parse_challenges
+from asyncbuild.registry.habits import UploadHabits
+from asyncbuild.registry.hosts import API_ROOT, HostSettings
+from asyncbuild.registry.limits import RateLimit
 from asyncbuild.registry.protocol import (
     REDIRECT_LIMIT,
     REDIRECTS,
@@ -27,7 +31,12 @@ from asyncbuild.registry.protocol import (
     origin,
     resolve_location,
 )
-from asyncbuild.registry.retry import TEMPORARY_STATUSES, RetryPolicy, retry_after
+from asyncbuild.registry.retry import (
+    TEMPORARY_STATUSES,
+    RetryBudget,
+    RetryPolicy,
+    retry_after,
+)
 from asyncbuild.registry.transport import Link
 from asyncbuild.registry.wire import Answer, NoAnswer, Sent, Wire, no_answer_mapped
 
@@ -65,15 +74,18 @@ class Failed:
 
 
 class Patience:
-    """Tries again: a policy, a source of chance, trio's clock."""
+    """Tries again: a policy, a source of chance, what all hosts together may still try, trio's clock."""
 
-    def __init__(self, policy: RetryPolicy, chance: random.Random) -> None:
+    def __init__(
+        self, policy: RetryPolicy, chance: random.Random, budget: RetryBudget | None = None
+    ) -> None:
         self._policy = policy
+        self._budget = budget or RetryBudget(policy)
         self._chance = chance
 
     async def pause(self, failures: int, failed: Failed) -> bool:
         """Wait as long as the policy wants after ``failures`` tries; False to give up, without waiting."""
-        if not failed.temporary:
+        if not failed.temporary or not self._budget.spend():
             return False
         seconds = self._policy.pause(failures, self._chance.random(), failed.wish)
         if seconds is None:
@@ -93,6 +105,36 @@ class Patience:
                 if isinstance(result.error, NoAnswer):
                     result.error.final = True  # whoever called us does not begin again
                 raise result.error
+
+
+@dataclass(slots=True)
+class Host:
+    """What all callers of one host share; ``transfers`` large ones go each way at a time.
+
+    ``limit`` is what the host said last of its rate limit; ``on_notice`` is told once that little is left.
+    """
+
+    name: str
+    settings: HostSettings
+    wire: Wire
+    link: Link
+    authorizer: Authorizer
+    downloads: trio.CapacityLimiter
+    uploads: trio.CapacityLimiter
+    on_notice: Callable[[str], None]
+    habits: UploadHabits = field(default_factory=UploadHabits)
+    limit: RateLimit | None = None
+    _told: bool = False
+
+    def note(self, answer: Answer) -> None:
+        """Take note of what an answer says of the host itself."""
+        limit = RateLimit.read(answer.headers)
+        if limit is None or origin(answer.sent.url)[1] != origin(f"https://{self.link.host}")[1]:
+            return
+        self.limit = limit
+        if limit.is_near and not self._told:
+            self._told = True
+            self.on_notice(f"{self.name}: {limit}")
 
 
 class WireTokenService:
@@ -131,10 +173,16 @@ class WireTokenService:
 class Caller:
     """Carries `Call`s out."""
 
-    def __init__(self, wire: Wire, link: Link, authorizer: Authorizer, patience: Patience) -> None:
-        self._wire = wire
-        self._link = link
-        self.authorizer = authorizer
+    def __init__(self, host: Host, patience: Patience, namespace: str = "") -> None:
+        """``namespace``: the registry whose images are meant, if it is not the host's own."""
+        self._wire = host.wire
+        self._link = host.link
+        self._host = host
+        self._namespace = namespace
+        self.authorizer = host.authorizer
+        self.downloads = host.downloads
+        self.uploads = host.uploads
+        self.habits = host.habits
         self.patience = patience
 
     async def open(self, call: Call) -> Answer:
@@ -175,11 +223,11 @@ class Caller:
 
     async def _authorised(self, call: Call) -> Answer:
         base = await connected(self._link)
-        url = resolve_location(f"{base}/", call.target)
+        url = resolve_location(f"{base}/", self._target(call.target))
         header = await self.authorizer.header(call.scopes) if origin(url) == origin(base) else None
         made = False
         for _ in range(_ROUNDS):
-            answer = await self._redirected(call, url, header)
+            answer = await self._redirected(call, base, url, header)
             if answer.status != 401 or origin(answer.sent.url) != origin(base):
                 return answer
             challenges = parse_challenges(answer.headers.get_list("www-authenticate"))
@@ -194,24 +242,33 @@ class Caller:
             made = True
         raise self.authorizer.refusal(call.purpose, exchange)
 
-    async def _redirected(self, call: Call, url: str, header: str | None) -> Answer:
+    def _target(self, target: str) -> str:
+        """A path of ours as it is at this host; what a registry named stays as it is."""
+        if not target.startswith(f"{API_ROOT}/"):
+            return target
+        path = self._host.settings.root + target.removeprefix(API_ROOT)
+        if not self._namespace:
+            return path
+        return f"{path}{'&' if '?' in path else '?'}ns={quote(self._namespace, safe='')}"
+
+    async def _redirected(self, call: Call, base: str, url: str, header: str | None) -> Answer:
         home = origin(url)
         for _ in range(REDIRECT_LIMIT + 1):
-            authorization = header if origin(url) == home else None
-            answer = await self._wire.send(_sent(call, url, authorization))
+            at_home = origin(url) == home == origin(base)
+            headers = self._host.settings.headers if at_home else ()
+            if header is not None and origin(url) == home:
+                headers = (*headers, ("Authorization", header))
+            sent = Sent(
+                call.method, url, (*call.headers, *headers), call.body, call.receive_timeout
+            )
+            answer = await self._wire.send(sent)
+            self._host.note(answer)
             location = answer.headers.get("location")
             if answer.status not in REDIRECTS or call.method not in ("GET", "HEAD") or not location:
                 return answer
             await answer.discard()
             url = resolve_location(url, location)
         raise RemoteProtocolError("too many redirects", exchange=answer.exchange)
-
-
-def _sent(call: Call, url: str, authorization: str | None) -> Sent:
-    headers = call.headers
-    if authorization is not None:
-        headers = (*headers, ("Authorization", authorization))
-    return Sent(call.method, url, headers, call.body, call.receive_timeout)
 
 
 async def connected(link: Link) -> str:
@@ -223,5 +280,9 @@ async def connected(link: Link) -> str:
 async def as_failed(answer: Answer, purpose: str) -> Failed:
     """Read an answer that is an error."""
     wish = retry_after(answer.headers)
+    limit = RateLimit.read(answer.headers)
     exchange, words = await answer.failed()
-    return Failed(failure(purpose, exchange, words), answer.status in TEMPORARY_STATUSES, wish)
+    error = failure(purpose, exchange, words)
+    if limit is not None and isinstance(error, RateLimited):
+        error.hint = f"{limit}; {error.hint}"
+    return Failed(error, answer.status in TEMPORARY_STATUSES, wish)

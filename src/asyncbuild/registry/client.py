@@ -18,13 +18,22 @@ from asyncbuild.image.manifest import (
 from asyncbuild.image.reference import Reference
 from asyncbuild.registry.auth import Scope, Scopes
 from asyncbuild.registry.bodies import BytesBody
-from asyncbuild.registry.caller import Call, Caller
-from asyncbuild.registry.download import BlobPart, BlobReader, open_part
+from asyncbuild.registry.caller import Call
+from asyncbuild.registry.hosts import API_ROOT
 from asyncbuild.registry.protocol import (
     MANIFEST_ACCEPT,
     MANIFEST_LIMIT,
     blob_path,
     manifest_path,
+)
+from asyncbuild.registry.routing import (
+    BlobChunks,
+    Span,
+    Way,
+    Ways,
+    expect_everywhere,
+    open_blob,
+    try_each,
 )
 from asyncbuild.registry.transport import Timeouts
 from asyncbuild.registry.upload import (
@@ -56,28 +65,34 @@ class RegistryClient:
     `RemoteProtocolError`; what else it raises, it says.
     """
 
-    def __init__(self, registry: str, caller: Caller, timeouts: Timeouts) -> None:
+    def __init__(self, registry: str, ways: Ways, timeouts: Timeouts) -> None:
         self.registry = registry
-        self._caller = caller
+        self._ways = ways
         self._timeouts = timeouts
 
     def expect(self, repository: str, *actions: str) -> None:
         """Say ahead what the build will do with ``repository`` (``"pull"``, ``"push"``): everything that
         is said before the first token request is asked for in that one.
         """
-        self._caller.authorizer.expect(Scope.of(repository, *(actions or ("pull",))))
+        expect_everywhere(self._ways, repository, actions or ("pull",))
 
     async def resolve(self, reference: Reference) -> Fetched:
         """The manifest or index that ``reference`` names; raises as `get_manifest`."""
         return await self.get_manifest(reference.repository, reference.identifier)
 
     async def get_manifest(self, repository: str, identifier: str | Digest) -> Fetched:
-        """Fetch and decode a manifest by tag or digest.
+        """Fetch and decode a manifest by tag or digest, from a mirror if there is one that has it.
 
         Raises `ImageNotFound`; `IntegrityError` if the bytes are not those of a digest.
         """
-        call = self._manifest_call("GET", repository, identifier, {200})
-        answer, raw = await self._caller.fetch(call, MANIFEST_LIMIT)
+        tag = not isinstance(identifier, Digest) and ":" not in identifier
+        ways = self._ways.pull(repository, tag=tag)
+        return await try_each(self._ways, ways, lambda way: self._get_manifest(way, identifier))
+
+    async def _get_manifest(self, way: Way, identifier: str | Digest) -> Fetched:
+        repository = way.repository
+        call = _manifest_call("GET", repository, identifier, {200})
+        answer, raw = await way.caller.fetch(call, MANIFEST_LIMIT)
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
         asked = identifier if isinstance(identifier, Digest) else _digest_or_none(identifier)
         asked = asked or _digest_or_none(answer.headers.get("docker-content-digest", ""))
@@ -95,14 +110,14 @@ class RegistryClient:
         return Fetched(raw, manifest.media_type, asked or Digest.of(raw), manifest)
 
     async def head_manifest(self, repository: str, identifier: str | Digest) -> Descriptor | None:
-        """What a tag or digest names, without its bytes; None if the registry has no such manifest.
+        """What a tag or digest names at the registry itself (no mirror is asked), without its bytes;
+        None if it has no such manifest.
 
         Raises `RemoteProtocolError` if the registry does not tell the digest (`get_manifest` does).
         """
-        statuses = {200, 404}
-        answer = await self._caller.open(
-            self._manifest_call("HEAD", repository, identifier, statuses)
-        )
+        way = self._ways.push(repository)
+        call = _manifest_call("HEAD", way.repository, identifier, {200, 404})
+        answer = await way.caller.open(call)
         await answer.discard()
         if answer.status == 404:
             return None
@@ -114,19 +129,6 @@ class RegistryClient:
             )
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
         return Descriptor(media_type, digest, int(length))
-
-    def _manifest_call(
-        self, method: str, repository: str, identifier: str | Digest, expected: Iterable[int]
-    ) -> Call:
-        colon = "@" if isinstance(identifier, Digest) or ":" in identifier else ":"
-        return Call(
-            method,
-            manifest_path(repository, str(identifier)),
-            f"pull {repository}{colon}{identifier}",
-            _pull(repository),
-            expected=frozenset(expected),
-            headers=(("Accept", MANIFEST_ACCEPT),),
-        )
 
     async def get_blob(
         self, repository: str, descriptor: Descriptor, limit: int = SMALL_BLOB_LIMIT
@@ -149,26 +151,28 @@ class RegistryClient:
 
     def open_blob(
         self, repository: str, descriptor: Descriptor, *, start: int = 0, end: int | None = None
-    ) -> AbstractAsyncContextManager[BlobReader]:
+    ) -> AbstractAsyncContextManager[BlobChunks]:
         """A blob's bytes as they are stored, in chunks of up to half a MiB, only those from ``start`` to
         before ``end`` if given: ``async with client.open_blob(…) as chunks: async for chunk in chunks``.
 
         Exactly as many bytes come as asked for, after breaks too, or an error: `IntegrityError` for a blob
-        of another size. The digest is the reader's to check. Entering raises `ImageNotFound`.
+        of another size. The digest is the reader's to check. Entering raises `ImageNotFound`. What a mirror
+        cannot give, from the beginning or from some byte on, comes from the registry itself.
         """
         stop = descriptor.size if end is None else min(end, descriptor.size)
-        return open_part(self._caller, BlobPart(repository, descriptor, start, stop))
+        return open_blob(self._ways, repository, Span(descriptor, start, stop))
 
     async def blob_exists(self, repository: str, digest: Digest) -> bool:
-        """Whether the repository has a blob (HEAD)."""
+        """Whether the repository itself has a blob (HEAD); no mirror is asked."""
+        way = self._ways.push(repository)
         call = Call(
             "HEAD",
-            blob_path(repository, digest),
+            blob_path(way.repository, digest),
             f"look for blob {digest.short} in {repository}",
-            _pull(repository),
+            _pull(way.repository),
             expected=frozenset({200, 404}),
         )
-        answer = await self._caller.open(call)
+        answer = await way.caller.open(call)
         await answer.discard()
         return answer.status == 200
 
@@ -183,8 +187,9 @@ class RegistryClient:
         source = source_repository
         if mount is not None and source is None:
             source = repository
+        way = self._ways.push(repository)
         return await start_upload(
-            self._caller, repository, mount=mount, source=source, commit=self._timeouts.commit
+            way.caller, way.repository, mount=mount, source=source, commit=self._timeouts.commit
         )
 
     async def put_manifest(
@@ -195,12 +200,14 @@ class RegistryClient:
         Raises `ImageNotFound` if it names blobs that the repository does not have, `IntegrityError` if
         the registry keeps it under another digest.
         """
-        answer: Answer = await self._caller.open(
+        way = self._ways.push(repository)
+        colon = "@" if isinstance(identifier, Digest) or ":" in identifier else ":"
+        answer: Answer = await way.caller.open(
             Call(
                 "PUT",
-                manifest_path(repository, str(identifier)),
-                f"push {repository}:{identifier}",
-                push_scopes(repository),
+                manifest_path(way.repository, str(identifier)),
+                f"push {repository}{colon}{identifier}",
+                push_scopes(way.repository),
                 expected=frozenset({200, 201, 202, 204}),
                 headers=(("Content-Type", media_type),),
                 body=BytesBody(raw),
@@ -208,6 +215,28 @@ class RegistryClient:
         )
         await answer.discard()
         check_digest(answer, Digest.of(raw))
+
+    async def check_access(self) -> None:
+        """Ask the registry for nothing but an answer (GET of the API's root): whether a login is good."""
+        way = self._ways.push("")
+        answer = await way.caller.open(
+            Call("GET", f"{API_ROOT}/", f"use {self.registry}", frozenset(), frozenset({200}))
+        )
+        await answer.discard()
+
+
+def _manifest_call(
+    method: str, repository: str, identifier: str | Digest, expected: Iterable[int]
+) -> Call:
+    colon = "@" if isinstance(identifier, Digest) or ":" in identifier else ":"
+    return Call(
+        method,
+        manifest_path(repository, str(identifier)),
+        f"pull {repository}{colon}{identifier}",
+        _pull(repository),
+        expected=frozenset(expected),
+        headers=(("Accept", MANIFEST_ACCEPT),),
+    )
 
 
 def _pull(repository: str) -> Scopes:

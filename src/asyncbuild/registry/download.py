@@ -8,7 +8,6 @@ is not checked here: whoever unpacks the bytes hashes them anyway.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from asyncbuild.errors import IntegrityError, RegistryError, RemoteProtocolError
@@ -34,17 +33,6 @@ class BlobPart:
     def purpose(self) -> str:
         """For errors: what is tried."""
         return f"pull blob {self.descriptor.digest.short} of {self.repository}"
-
-
-@contextlib.asynccontextmanager
-async def open_part(caller: Caller, part: BlobPart) -> AsyncIterator[BlobReader]:
-    """The bytes of ``part`` as an async iterator of chunks; the first request is made on entry."""
-    reader = BlobReader(caller, part)
-    await reader.open()
-    try:
-        yield reader
-    finally:
-        await reader.aclose()
 
 
 class BlobReader:

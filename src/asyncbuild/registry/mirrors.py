@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
 
 from asyncbuild.errors import UsageError
@@ -43,10 +43,9 @@ class Mirror:
         plain = scheme is not None and scheme[1].lower() == "http"
         return cls(registry_name(host), prefix, plain)
 
-    def place(self, reference: Reference) -> Reference:
-        """Where ``reference`` is at this mirror."""
-        repository = "/".join(filter(None, (self.prefix, reference.repository)))
-        return replace(reference, registry=self.registry, repository=repository)
+    def place_of(self, repository: str) -> str:
+        """Where a repository is at this mirror."""
+        return "/".join(filter(None, (self.prefix, repository)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,6 @@ class Mirrors:
 
     places: Mapping[str, tuple[Mirror, ...]] = field(default_factory=dict)
     fallback: bool = True
-
-    def candidates(self, reference: Reference) -> tuple[Reference, ...]:
-        """Where to look for an image, in this order; never empty."""
-        places = [mirror.place(reference) for mirror in self.places.get(reference.registry, ())]
-        own = () if places and not self.fallback else (reference,)
-        return tuple(dict.fromkeys((*places, *own)))
 
 
 def registry_name(host: str) -> str:

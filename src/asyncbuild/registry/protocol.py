@@ -157,6 +157,16 @@ def parse_content_range(text: str) -> ContentRange | None:
     return ContentRange(first, last, total)
 
 
+def parse_upload_range(text: str) -> int:
+    """How many bytes an upload session has, by the Range header of its state (``0-N``, N inclusive).
+
+    Nothing, and ``0-0``, which docker-registry writes for nothing, are 0: to send one byte again is cheap.
+    """
+    match = re.fullmatch(r"\s*(?:bytes=)?0-(\d{1,19})\s*", text, re.ASCII)
+    last = int(match[1]) if match is not None else 0
+    return last + 1 if last else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """What a registry says of its error: the codes (spec.md, "Error Codes") and a line to show."""

@@ -9,31 +9,39 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
 import httpx
+import trio
 
-from asyncbuild.errors import AsyncbuildError
+from asyncbuild.errors import AsyncbuildError, RegistryError
 from asyncbuild.registry.authorize import Authorizer, Realms
-from asyncbuild.registry.caller import Caller, Patience, WireTokenService
+from asyncbuild.registry.caller import Caller, Host, Patience, WireTokenService
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.credentials import Keychain, NoLogins
+from asyncbuild.registry.hosts import HostSettings
+from asyncbuild.registry.limits import RateLimit
 from asyncbuild.registry.mirrors import Mirrors
+from asyncbuild.registry.places import Files, Places, Route
 from asyncbuild.registry.proxies import Proxies
-from asyncbuild.registry.retry import RetryPolicy
+from asyncbuild.registry.retry import RetryBudget, RetryPolicy
+from asyncbuild.registry.routing import Way
 from asyncbuild.registry.tls import Trust, TrustSettings
 from asyncbuild.registry.transport import (
     FixedLink,
-    HostSettings,
     Link,
     Network,
     SocketLink,
     Timeouts,
 )
-from asyncbuild.registry.wire import OnRequest, Statistics, Wire
+from asyncbuild.registry.wire import NoAnswer, OnRequest, Statistics, Wire, user_agent
+
+MAX_TRANSFERS = 16
+"""Large blobs from, and large blobs to one host at a time."""
+MIRROR_ATTEMPTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +49,61 @@ class RegistrySettings:
     """What holds for all registries of a build.
 
     ``hosts`` says more of single hosts (by registry name), ``others`` of all that are not among them.
-    ``mirrors`` are where images are looked for first. ``environ`` is read for SSL_CERT_FILE,
-    SSL_CERT_DIR and proxies. ``realms`` may outlive a build: hosts that are known begin with a token.
-    ``transport`` replaces the network, for doubles. ``on_request`` is called at the end of each exchange.
+    ``mirrors`` and ``files`` say where images are looked for. ``environ`` is read for SSL_CERT_FILE,
+    SSL_CERT_DIR, proxies and UPSTREAM_CLIENT_TYPE. ``realms`` may outlive a build: hosts that are known
+    begin with a token. ``transfers`` large blobs go from and to each host at a time. ``transport``
+    replaces the network, for doubles. ``on_request`` is called at the end of each exchange, ``on_notice``
+    with what a person should know and what stops nothing.
     """
 
     keychain: Keychain = field(default_factory=NoLogins)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
     others: HostSettings = field(default_factory=HostSettings)
     mirrors: Mirrors = field(default_factory=Mirrors)
+    files: Files = field(default_factory=Files)
     environ: Mapping[str, str] = field(default_factory=dict)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
     chance: random.Random = field(default_factory=random.Random)
     realms: Realms = field(default_factory=Realms)
+    transfers: int = MAX_TRANSFERS
     transport: httpx.AsyncBaseTransport | None = None
     on_request: OnRequest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Host:
-    client: RegistryClient
-    link: Link
-    wire: Wire
-    authorizer: Authorizer
+    on_notice: Callable[[str], None] | None = None
 
 
 class Registries:
-    """Makes the client of a host when it is first asked for, and closes all of them on exit."""
+    """Makes the client of a registry when it is first asked for, and closes all of them on exit."""
 
     def __init__(self, settings: RegistrySettings | None = None) -> None:
         self.settings = settings or RegistrySettings()
-        self._hosts: dict[str, _Host] = {}
+        chosen = self.settings
+        self.places = Places(chosen.files, chosen.mirrors, chosen.hosts, chosen.others)
+        self._clients: dict[str, RegistryClient] = {}
+        self._hosts: dict[tuple[str, HostSettings], Host] = {}
+        self._callers: dict[tuple[str, HostSettings, str, bool], Caller] = {}
+        self._dead: set[str] = set()
         self._trusts: dict[TrustSettings, Trust] = {}
-        self._proxies = Proxies.from_environment(self.settings.environ)
+        self._proxies = Proxies.from_environment(chosen.environ)
+        self._user_agent = user_agent(chosen.environ)
+        self._budget = RetryBudget(chosen.policy)
 
     def client(self, registry: str) -> RegistryClient:
         """The client for a registry, named as in `Reference.registry` (``docker.io`` for Docker Hub)."""
-        return self._host(registry).client
+        if registry not in self._clients:
+            ways = _Ways(self, registry)
+            self._clients[registry] = RegistryClient(registry, ways, self.settings.timeouts)
+        return self._clients[registry]
 
     async def dial(self, registry: str) -> None:
-        """Open a connection to ``registry`` (and to its token service, if it is known) before the first
-        request needs it. Never fails: the first request would say what is wrong.
+        """Open a connection to where ``registry`` is asked first (and to its token service, if it is
+        known) before the first request needs it. Never fails: the first request would say what is wrong.
         """
-        host = self._host(registry)
+        try:
+            route = self.places.pull(registry, "", tag=True)[0]
+        except AsyncbuildError:
+            return
+        host = self._host(route)
         await _dial(host.link, None)
         if host.authorizer.realm:
             await _dial(host.link, host.authorizer.realm)
@@ -96,33 +115,65 @@ class Registries:
             total += host.wire.statistics + Statistics(connections=host.link.connections)
         return total
 
-    def _host(self, registry: str) -> _Host:
-        if registry not in self._hosts:
-            self._hosts[registry] = self._make(registry)
-        return self._hosts[registry]
+    def rate_limits(self) -> Mapping[str, RateLimit]:
+        """What hosts said last of their rate limits, by host."""
+        hosts = self._hosts.values()
+        return {host.name: host.limit for host in hosts if host.limit is not None}
 
-    def _make(self, registry: str) -> _Host:
+    def notice(self, text: str) -> None:
+        """Tell what a person should know."""
+        if self.settings.on_notice is not None:
+            self.settings.on_notice(text)
+
+    def way(self, route: Route, *, last: bool) -> Way:
+        """The caller of a route; one that is not the ``last`` is asked with less patience."""
+        key = (route.host, route.settings, route.namespace, last)
+        if key not in self._callers:
+            policy = self.settings.policy
+            if not last:
+                policy = replace(policy, attempts=min(policy.attempts, MIRROR_ATTEMPTS))
+            patience = Patience(policy, self.settings.chance, self._budget)
+            self._callers[key] = Caller(self._host(route), patience, route.namespace)
+        return Way(route, self._callers[key])
+
+    def is_dead(self, route: Route) -> bool:
+        """Whether a mirror gave no answer in this build."""
+        return route.host in self._dead
+
+    def passed_over(self, way: Way, error: RegistryError) -> None:
+        """A way that is not the last one failed."""
+        silent = isinstance(error, NoAnswer)
+        if silent:
+            self._dead.add(way.route.host)
+        more = " for the rest of the build" if silent else ""
+        self.notice(f"{way.route} is not used{more}: {error.message}")
+
+    def _host(self, route: Route) -> Host:
+        key = (route.host, route.settings)
+        if key not in self._hosts:
+            self._hosts[key] = self._make(*key)
+        return self._hosts[key]
+
+    def _make(self, registry: str, host: HostSettings) -> Host:
         settings = self.settings
-        host_settings = settings.hosts.get(registry, settings.others)
-        link = self._link(registry, host_settings)
-        wire = Wire(link.transport, settings.timeouts, settings.on_request)
-        patience = Patience(settings.policy, settings.chance)
+        link = self._link(registry, host)
+        wire = Wire(link.transport, settings.timeouts, settings.on_request, self._user_agent)
+        patience = Patience(settings.policy, settings.chance, self._budget)
         authorizer = Authorizer(
             registry,
             settings.keychain,
             WireTokenService(wire, link, patience),
             settings.realms,
-            insecure=host_settings.insecure,
+            insecure=host.insecure,
         )
-        caller = Caller(wire, link, authorizer, patience)
-        client = RegistryClient(registry, caller, settings.timeouts)
-        return _Host(client, link, wire, authorizer)
+        downloads, uploads = (trio.CapacityLimiter(settings.transfers) for _ in range(2))
+        return Host(registry, host, wire, link, authorizer, downloads, uploads, self.notice)
 
     def _link(self, registry: str, host: HostSettings) -> Link:
         if self.settings.transport is not None:
             return FixedLink(registry, self.settings.transport)
         trust = TrustSettings.from_environment(
-            self.settings.environ, verify=not host.insecure, extra_file=host.ca_file
+            self.settings.environ, verify=not host.insecure, extra_files=host.ca_files
         )
         trust = replace(trust, client=host.client_certificate)
         shared = self._trusts.setdefault(trust, Trust(trust))
@@ -144,6 +195,32 @@ class Registries:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+class _Ways:
+    """The ways of one registry."""
+
+    def __init__(self, registries: Registries, registry: str) -> None:
+        self._registries = registries
+        self._registry = registry
+
+    def pull(self, repository: str, *, tag: bool) -> tuple[Way, ...]:
+        """Every way to pull by tag or digest, without mirrors that gave no answer."""
+        routes = self._registries.places.pull(self._registry, repository, tag=tag)
+        *mirrors, own = routes
+        alive = [route for route in mirrors if not self._registries.is_dead(route)]
+        ways = [self._registries.way(route, last=False) for route in alive]
+        return (*ways, self._registries.way(own, last=True))
+
+    def push(self, repository: str) -> Way:
+        """The way to push."""
+        return self._registries.way(
+            self._registries.places.push(self._registry, repository), last=True
+        )
+
+    def passed_over(self, way: Way, error: RegistryError) -> None:
+        """A way that is not the last one failed."""
+        self._registries.passed_over(way, error)
 
 
 async def _dial(link: Link, url: str | None) -> None:

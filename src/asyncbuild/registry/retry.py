@@ -20,13 +20,15 @@ class RetryPolicy:
 
     ``attempts`` counts the first try too. The pause before try n+1 is drawn from the upper half of
     ``base * 2**(n-1)`` seconds, at most ``longest``. A Retry-After of up to ``longest_wish`` seconds is
-    obeyed; a longer one ends the trying at once.
+    obeyed; a longer one ends the trying at once. ``in_all`` is how many tries more all requests of a build
+    may have together: beyond it something is wrong that patience does not mend.
     """
 
     attempts: int = 5
     base: float = 0.3
     longest: float = 8.0
     longest_wish: float = 30.0
+    in_all: int = 200
 
     def pause(self, failures: int, chance: float, wish: float | None = None) -> float | None:
         """Seconds to wait after ``failures`` tries, or None to give up.
@@ -39,6 +41,18 @@ class RetryPolicy:
             return wish + chance * self.base if wish <= self.longest_wish else None
         ceiling = min(self.longest, self.base * 2.0 ** (failures - 1))
         return ceiling * (0.5 + chance / 2)
+
+
+class RetryBudget:
+    """What is left of `RetryPolicy.in_all`; shared by all hosts of a build."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.left = policy.in_all
+
+    def spend(self) -> bool:
+        """Take one try; False if there is none left."""
+        self.left -= 1
+        return self.left >= 0
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

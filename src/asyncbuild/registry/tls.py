@@ -22,24 +22,24 @@ class TrustSettings:
     """Where authorities come from.
 
     ``certificate_file`` and ``certificate_directory`` replace the system's (SSL_CERT_FILE and
-    SSL_CERT_DIR); ``extra_file`` (PEM) is trusted besides. Without ``verify`` everything is trusted.
+    SSL_CERT_DIR); ``extra_files`` (PEM) are trusted besides. Without ``verify`` everything is trusted.
     ``client``: the files (PEM) of a certificate and its key, for servers that want to know who we are.
     """
 
     verify: bool = True
-    extra_file: str | None = None
+    extra_files: tuple[str, ...] = ()
     certificate_file: str | None = None
     certificate_directory: str | None = None
     client: tuple[str, str] | None = None
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str], *, verify: bool = True, extra_file: str | None = None
+        cls, environ: Mapping[str, str], *, verify: bool = True, extra_files: tuple[str, ...] = ()
     ) -> TrustSettings:
         """Read SSL_CERT_FILE and SSL_CERT_DIR."""
         return cls(
             verify,
-            extra_file,
+            extra_files,
             environ.get("SSL_CERT_FILE") or None,
             environ.get("SSL_CERT_DIR") or None,
         )
@@ -72,8 +72,8 @@ def make_context(settings: TrustSettings) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
         return context
     _load_system(context, settings)
-    if settings.extra_file is not None:
-        _load(context, settings.extra_file)
+    for path in settings.extra_files:
+        _load(context, path)
     return context
 
 
@@ -105,7 +105,7 @@ def _is_hashed(directory: str) -> bool:
 
 def _load_client(context: ssl.SSLContext, certificate: str, key: str) -> None:
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key or None)
     except OSError as error:  # ssl.SSLError is one
         raise UsageError(f"client certificate {certificate} with key {key}: {error}") from None
 

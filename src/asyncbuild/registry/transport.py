@@ -17,6 +17,7 @@ import httpcore
 import httpx
 import trio
 
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.network import PLACEHOLDER, NotTls, SocketBackend
 from asyncbuild.registry.protocol import api_host, is_loopback
 from asyncbuild.registry.proxies import Proxies, Proxy
@@ -26,22 +27,6 @@ MAX_CONNECTIONS = 48
 """Connections of one registry's client, its token service and blob hosts included."""
 KEEPALIVE_SECONDS = 55.0
 """Shorter than what servers and their load balancers allow (60 s is common)."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostSettings:
-    """What a user said of one registry host.
-
-    ``insecure``: neither certificates nor encryption are required (``--insecure HOST``).
-    ``plain`` True or False fixes http or https; None finds out where it is allowed to.
-    ``ca_file``: more authorities for this host (PEM). ``client_certificate``: the files of a certificate
-    and of its key that we show to it (PEM).
-    """
-
-    insecure: bool = False
-    plain: bool | None = None
-    ca_file: str | None = None
-    client_certificate: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from asyncbuild.errors import AsyncbuildError
 
+PROC = Path("/proc/self")
+"""Where it is told which groups this process is in, and where they are mounted."""
+
 _PREFIX = "asyncbuild-"
 _PERIOD = 100_000
 """Microseconds over which processor time is counted (the kernel's default, and docker's)."""
@@ -60,8 +63,9 @@ class Group:
         self._paths = paths
 
     @classmethod
-    def make(cls, limits: Limits, *, proc: Path = Path("/proc/self")) -> Group:
-        """Make a group with these limits. Raises `CannotLimit`."""
+    def make(cls, limits: Limits, *, proc: Path | None = None) -> Group:
+        """Make a group with these limits. ``proc`` stands for `PROC`. Raises `CannotLimit`."""
+        proc = proc or PROC
         errors = []
         for find, version in ((_unified, 2), (_separate, 1)):
             wanted = limits.files(version=version)

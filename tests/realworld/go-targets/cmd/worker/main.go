@@ -1,0 +1,9 @@
+package main
+
+import (
+	"fmt"
+
+	"example.com/targets/internal/names"
+)
+
+func main() { fmt.Println(names.Of("worker")) }

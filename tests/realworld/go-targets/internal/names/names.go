@@ -1,0 +1,3 @@
+package names
+
+func Of(what string) string { return "this is the " + what }

@@ -1,0 +1,12 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestGreeting(t *testing.T) {
+	if !strings.HasPrefix(greeting(""), "hello, world") {
+		t.Fatal(greeting(""))
+	}
+}

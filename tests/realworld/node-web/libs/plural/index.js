@@ -1,0 +1,1 @@
+module.exports = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
