@@ -26,8 +26,9 @@ whether the same call may succeed later. The exit codes are those of docs/refere
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,14 @@ class StoreError(AsyncbuildError):
     """The disk: full, read-only, or not permitted."""
 
     exit_code = 74
+
+    @classmethod
+    def of(cls, what: str, error: OSError) -> Self:
+        """What the disk answered to ``what`` ("cannot write x"); a full one with a hint."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free space there, or choose another place with --store DIR"
+            return cls(f"{what}: the disk is full", hint=hint)
+        return cls(f"{what}: {error.strerror or error}")
 
 
 class IsolationError(AsyncbuildError):

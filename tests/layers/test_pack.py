@@ -254,7 +254,7 @@ def test_a_full_disk_is_said(compression: Compression, shm_path: Path) -> None:
     def work() -> None:
         mount_tmpfs(shm_path, "size=1m")
         try:
-            with pytest.raises(StoreError, match=f"{shm_path}/blob: No space left"):
+            with pytest.raises(StoreError, match=f"{shm_path}/blob: the disk is full"):
                 pack_to_file(changes, f"{shm_path}/blob", compression)
         finally:
             unmount(shm_path)

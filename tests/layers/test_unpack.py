@@ -710,7 +710,7 @@ def test_a_full_disk_is_the_stores_error(shm_path: Path, *, tee: bool) -> None:
             job = UnpackJob(
                 str(out), Digest.of(blob), len(blob), None, str(blob_path) if tee else None
             )
-            with pytest.raises(StoreError, match="No space left"):
+            with pytest.raises(StoreError, match="the disk is full"):
                 unpack(job, pieces(blob, range(0, len(blob), 100_000)))
         finally:
             unmount(shm_path / "small")

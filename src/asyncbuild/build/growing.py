@@ -222,4 +222,4 @@ def write_at(descriptor: int, data: bytes, position: int, path: Path) -> None:
             count = os.pwrite(descriptor, view, position)
             view, position = view[count:], position + count
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        raise StoreError.of(f"cannot write {path}", error) from error

@@ -47,7 +47,7 @@ def extract(job: ExtractJob) -> UnpackedFacts:
             about = f" {error.filename!r}" if error.filename else ""
             if error.errno in BAD_LAYER:
                 raise LayerError(f"an entry cannot be made{about}: {error.strerror}") from error
-            raise StoreError(f"cannot unpack{about}: {error.strerror}") from error
+            raise StoreError.of(f"cannot unpack{about}", error) from error
         for _ in blocks:
             pass  # a checksum at the end of the stream counts
     return facts

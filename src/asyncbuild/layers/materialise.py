@@ -29,7 +29,7 @@ def materialise(changes: ChangeSet, destination: str) -> UnpackedFacts:
             return tree.finish()
     except OSError as error:
         about = f": {error.filename!r}" if error.filename else ""
-        raise StoreError(f"cannot write {destination}{about}: {error.strerror}") from error
+        raise StoreError.of(f"cannot write {destination}{about}", error) from error
     except LayerError as error:
         raise InputError(f"these files cannot stand together: {error.message}") from error
 

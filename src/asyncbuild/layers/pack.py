@@ -275,7 +275,7 @@ class BlobFile:
         try:
             self._descriptor = os.open(path, _NEW, 0o644)
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from error
+            raise StoreError.of(f"cannot write {path}", error) from error
         self._progress = progress
         self._size = 0
 
@@ -292,7 +292,7 @@ class BlobFile:
             try:
                 count = os.write(self._descriptor, view)
             except OSError as error:
-                raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
+                raise StoreError.of(f"cannot write {self._path}", error) from error
             view = view[count:]
             self._size += count
         if self._progress is not None:

@@ -165,9 +165,7 @@ def _unpack_tar(job: UnpackJob, blocks: Iterator[bytes]) -> UnpackedFacts:
         about = f": {error.filename!r}" if error.filename else ""
         if error.errno in BAD_LAYER:
             raise LayerError(f"an entry cannot be made{about}: {error.strerror}") from error
-        raise StoreError(
-            f"cannot unpack layer {job.digest.short}{about}: {error.strerror}"
-        ) from error
+        raise StoreError.of(f"cannot unpack layer {job.digest.short}{about}", error) from error
 
 
 def write_entries(reader: TarReader, tree: LayerTree, *, markers: bool = True) -> None:

@@ -210,7 +210,7 @@ def _answer(job: Job, pipe: int | None, peer: socket.socket) -> Answer:
         return Failed(error)
     except OSError as error:
         about = f": {error.filename!r}" if error.filename else ""
-        return Failed(StoreError(f"a layer cannot be written{about}: {error.strerror}"))
+        return Failed(StoreError.of(f"a layer cannot be written{about}", error))
     except Exception:  # noqa: BLE001 - the build shows it; this process goes on
         import traceback  # noqa: PLC0415 - 3 ms of every child's start
 

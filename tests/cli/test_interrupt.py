@@ -1,0 +1,185 @@
+"""Signals: a build that is interrupted, terminated or killed leaves nothing that runs, and a store to go on with."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from asyncbuild.testing.faults import Hang, Rule
+from asyncbuild.testing.registry_server import serving
+from support.builds import Belongings, GatedDouble, add_busybox, descendants, store_faults
+from support.commands import COMMAND, asyncbuild, context, environment, told
+from support.registry import DockerRegistry
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = 60.0
+"""Seconds after which a build that does not end fails its test."""
+
+
+@contextmanager
+def building(directory: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A build in a process group of its own, as a shell starts one; killed in the end if it still runs."""
+    command = [*COMMAND, "build", "--store", "store", "--progress", "plain", *words, "context"]
+    child = subprocess.Popen(
+        command,
+        cwd=directory,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def wait_for_line(child: subprocess.Popen[bytes], text: bytes) -> None:
+    """Read what a build says until ``text`` is in a line."""
+    assert child.stderr is not None
+    said = []
+    for line in child.stderr:
+        said.append(line)
+        if text in line:
+            return
+    raise AssertionError(b"".join(said).decode())
+
+
+@contextmanager
+def watching(ancestor: int) -> Iterator[list[int]]:
+    """Descriptors of all processes below ``ancestor``, as they are now."""
+    with ExitStack() as stack:
+        handles = []
+        for pid in descendants(ancestor).values():
+            handles.append(os.pidfd_open(pid))
+            stack.callback(os.close, handles[-1])
+        yield handles
+
+
+def ended(handles: list[int], patience: float = 0.0) -> bool:
+    """Whether all of these processes have ended, or do so within ``patience`` seconds."""
+    return all(select.select([handle], [], [], patience)[0] for handle in handles)
+
+
+SLEEPS = """\
+FROM {base}
+RUN echo made > /made
+RUN (trap '' TERM INT; sleep 1000) & echo rea''dy; sleep 1000
+"""
+"""The word that the test waits for is not in the instruction itself."""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_interrupted_in_the_middle_of_a_command(
+    number: signal.Signals, code: int, shm_path: Path, registry: DockerRegistry, busybox_base: str
+) -> None:
+    """The command and all that it started are gone, nothing is pushed, and the text is one line."""
+    before = Belongings.now()
+    context(shm_path, SLEEPS.format(base=busybox_base))
+    with building(shm_path, "-t", f"{registry.host}/interrupted/app:{code}") as child:
+        wait_for_line(child, b"ready")
+        with watching(child.pid) as handles:
+            assert len(handles) > 3
+            os.killpg(child.pid, number)  # as a terminal does: to the builder's whole group
+            _, said = child.communicate(timeout=PATIENCE)
+            assert ended(handles)
+    assert child.returncode == code
+    assert said.decode().rstrip().endswith(f"asyncbuild: interrupted by {number.name}")
+    assert b"Traceback" not in said
+    assert Belongings.now().more_than(before) == []
+    assert store_faults(shm_path / "store") == []
+    assert registry.call("GET", "/v2/interrupted/app/tags/list")[0] == 404
+
+
+def test_what_was_executed_before_an_interruption_is_kept(
+    shm_path: Path, busybox_base: str
+) -> None:
+    """The next build begins behind it."""
+    path = context(shm_path, SLEEPS.format(base=busybox_base))
+    with building(shm_path) as child:
+        wait_for_line(child, b"ready")
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=PATIENCE)
+    (path / "Dockerfile").write_text(f"FROM {busybox_base}\nRUN echo made > /made\nRUN cat /made\n")
+    done = asyncbuild("build", "--store", shm_path / "store", "--progress", "plain", path)
+    assert done.returncode == 0, told(done)
+    assert b"RUN echo made > /made (cached)" in done.stderr, told(done)
+
+
+def test_killed_in_the_middle_of_a_command(shm_path: Path, busybox_base: str) -> None:
+    """SIGKILL: the kernel ends the rest, no mount is left, and the next build clears up."""
+    before = Belongings.now()
+    path = context(shm_path, SLEEPS.format(base=busybox_base))
+    with building(shm_path) as child:
+        wait_for_line(child, b"ready")
+        with watching(child.pid) as handles:
+            child.kill()
+            child.wait()
+            assert ended(handles, PATIENCE)
+    assert Belongings.now().more_than(before) == []
+    (path / "Dockerfile").write_text(f"FROM {busybox_base}\nRUN echo made > /made\nRUN cat /made\n")
+    done = asyncbuild("build", "--store", shm_path / "store", path)
+    assert done.returncode == 0, told(done)
+    assert store_faults(shm_path / "store") == []
+    assert list((shm_path / "store/tmp").iterdir()) == []
+
+
+async def _stop_in_the_middle(
+    directory: Path, number: signal.Signals, rule: Rule, held: str
+) -> int:
+    """Build against a double that hangs by ``rule``, stop it there, build again; the first one's code."""
+    double = GatedDouble()
+    add_busybox(double)
+    double.faults.add(rule)
+    async with serving(double) as host:
+        path = context(directory, f"FROM {host}/base/busybox\nRUN echo hi > /hi\n")
+        words = ("build", "--store", str(directory / "store"), "-t", f"{host}/app:1", str(path))
+        with trio.fail_after(PATIENCE):
+            child = await trio.lowlevel.open_process(
+                [*COMMAND, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
+            await double.wait(lambda: any(entry.status for entry in double.asked(*held.split())))
+            with watching(child.pid) as handles:
+                child.send_signal(number)
+                code = await child.wait()
+                assert await trio.to_thread.run_sync(ended, handles, PATIENCE)
+            assert "app" not in double.tags
+            wrong = store_faults(directory / "store")
+            assert [text for text in wrong if "work place" not in text] == []
+            again = await trio.run_process(
+                [*COMMAND, *words], capture_stderr=True, capture_stdout=True, check=False
+            )
+        assert again.returncode == 0, again.stderr.decode()
+        assert "1" in double.tags["app"]
+    assert store_faults(directory / "store") == []
+    return code
+
+
+IN_A_PULL = (Rule(Hang(100_000), "GET", "/blobs/sha256:ed"), "GET /blobs/sha256:ed")
+IN_A_PUSH = (Rule(Hang(), "PUT", "/v2/app/manifests/"), "PUT /v2/app/manifests/")
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name
+)
+@pytest.mark.parametrize("place", [IN_A_PULL, IN_A_PUSH], ids=["pull", "push"])
+def test_stopped_in_the_middle_of_a_transfer(
+    number: signal.Signals, place: tuple[Rule, str], shm_path: Path
+) -> None:
+    """A registry that hangs holds no one up, half a blob is nowhere, and the next build does it all."""
+    before = Belongings.now()
+    code = trio.run(_stop_in_the_middle, shm_path, number, *place)
+    assert code == {signal.SIGINT: 130, signal.SIGKILL: -9}[number]
+    assert Belongings.now().more_than(before) == []
