@@ -27,6 +27,14 @@ format: setup
 quickstart *examples:
     scripts/quickstart {{examples}}
 
+# Dockerfiles as people write them, all of them: installs compilers and runtimes, takes minutes
+realworld *arguments: setup
+    ASYNCBUILD_REALWORLD=all .venv/bin/python -m pytest -q tests/test_realworld.py {{arguments}}
+
+# every case with other builders too, and what differs
+differential *arguments:
+    scripts/differential {{arguments}}
+
 # fuzz a target for some seconds: just fuzz dockerfile 600
 fuzz target="dockerfile" seconds="60":
     scripts/fuzz {{target}} {{seconds}}
