@@ -95,7 +95,7 @@ class Guesses:
         """Wait for the base and compare; raises `WrongGuess`."""
         if not self._names:
             return
-        base = await Root(root.base).view()
+        base = await root.without_additions().view()
         if any(base.lookup(name) is not None for name in self._names):
             raise WrongGuess(", ".join(sorted(self._names)))
         self._names.clear()

@@ -48,6 +48,10 @@ class Root:
         """This root with one more step's result on top."""
         return replace(self, additions=(*self.additions, addition))
 
+    def without_additions(self) -> Root:
+        """The base alone."""
+        return replace(self, additions=())
+
     def guess(self, base: Tree) -> View | None:
         """A view with ``base`` in the place of a base that is not here yet; None if there is no need, or
         if more than the base is unknown.

@@ -12,7 +12,6 @@ from dataclasses import replace
 import trio
 
 from asyncbuild.build.layers import BaseLayer, ImageLayer
-from asyncbuild.build.root import Root
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import StageState
 from asyncbuild.image.config import HistoryEntry
@@ -24,7 +23,7 @@ async def squashed(session: Session, state: StageState) -> StageState:
     """``state`` with one layer upon those of its base image, and all of them on their way."""
     base = [item for item in state.layers if isinstance(item, BaseLayer) and item.cached is None]
     layers: list[ImageLayer] = [*base]
-    below = await Root(state.root.base).view()
+    below = await state.root.without_additions().view()
     trees = [await addition.look() for addition in reversed(state.root.additions)]
     changes = await trio.to_thread.run_sync(difference, trees, below)
     if changes:
