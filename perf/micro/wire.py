@@ -14,6 +14,7 @@ from perf.micro.figure import PASSES, Figure
 
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.registry.bodies import ChunksBody
 from asyncbuild.registry.registries import Registries
 from asyncbuild.registry.upload import UploadSession
 

@@ -26,7 +26,9 @@ class Words(unittest.TestCase):
         self.assertEqual(_words.count("a b a"), {"a": 2, "b": 1})
 
     def test_keeps_letters_of_all_languages(self):
-        self.assertEqual(_words.count("Ærø, Ærø; it's well-made."), {"Ærø": 2, "it's": 1, "well-made": 1})
+        self.assertEqual(
+            _words.count("Ærø, Ærø; it's well-made."), {"Ærø": 2, "it's": 1, "well-made": 1}
+        )
 
     def test_needs_text(self):
         with self.assertRaises(TypeError):
