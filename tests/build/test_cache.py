@@ -223,11 +223,11 @@ def test_results_age(shm_path: Path) -> None:
 
 
 def test_a_failed_build_is_resumed(shm_path: Path) -> None:
-    """What a failing build had done and packed is not done again; the last layer may still be packed."""
+    """What a failing build had done and packed is not done again; the last layers may not be packed yet."""
     where = world(shm_path)
     with pytest.raises(Exception, match="exit code 3"):
         build(where, FIRST.replace("echo two > /two", "exit 3"))
-    assert build(where, FIRST).cached in ("cccx", "ccxx")
+    assert build(where, FIRST).cached in ("cccx", "ccxx", "cxxx")
 
 
 TWO_STAGES = f"""\
