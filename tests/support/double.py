@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import httpx
 import trio
 import trio.testing
 
@@ -61,3 +62,23 @@ def with_client(
 async def read_all(chunks: object) -> bytes:
     """Everything that an async iterator gives."""
     return b"".join([chunk async for chunk in chunks])  # type: ignore[attr-defined]
+
+
+class ManyHosts(httpx.AsyncBaseTransport):
+    """A network of several doubles, by host; nobody else answers."""
+
+    def __init__(self, doubles: Mapping[str, RegistryDouble]) -> None:
+        self._transports = {host: DoubleTransport(double) for host, double in doubles.items()}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Hand the request to its host."""
+        transport = self._transports.get(request.url.netloc.decode("ascii"))
+        if transport is None:
+            await trio.lowlevel.checkpoint()
+            raise httpx.ConnectError("nobody listens")
+        return await transport.handle_async_request(request)
+
+
+def on_mock_clock(use: Callable[[], Awaitable[T]]) -> T:
+    """Run ``use`` where pauses take no time."""
+    return trio.run(use, clock=trio.testing.MockClock(autojump_threshold=0))
