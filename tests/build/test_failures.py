@@ -213,7 +213,7 @@ FAILURES = {
     ),
     "upload that always breaks off": Failure(
         COPIES, 73, (f"cannot push to {HOST}/app", "the connection broke"),
-        faults=_always(DropUpload(10), "PUT", "/blobs/"),
+        faults=_always(DropUpload(0), "PUT", "/blobs/"),
     ),
     "no upload session": Failure(
         COPIES, 73, (f"cannot push to {HOST}/app", "405 UNSUPPORTED: read only"),
