@@ -170,7 +170,7 @@ def test_certificate_that_is_not_trusted(tls: Tls) -> None:
     with pytest.raises(NoAnswer, match="the certificate is not trusted: unable to get") as caught:
         over_sockets(double, use, tls=tls)
     assert caught.value.hint is not None
-    assert "--registry-certificate" in caught.value.hint
+    assert "--registry-ca" in caught.value.hint
     assert double.log == []
 
 

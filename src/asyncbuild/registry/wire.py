@@ -356,7 +356,7 @@ def _no_answer(exchange: Exchange, error: Exception) -> NoAnswer:
         return _final(
             f"the certificate is not trusted: {error}",
             exchange,
-            "name its authority with --registry-certificate or SSL_CERT_FILE, "
+            "name its authority with --registry-ca HOST=FILE or SSL_CERT_FILE, "
             "or use --insecure for a registry that you trust anyway",
         )
     if isinstance(cause, ProxyRefused):
