@@ -32,6 +32,7 @@ EXPLAINED = {
     # we differ from all of BuildKit's parsers
     "NUL, and bytes that are not UTF-8": r"[\0\ufffd]",
     "flags that are not ASCII": r"--[^\n]*[^\n\x00-\x7f]",
+    "blanks that are not ASCII": r"[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
 }
 """The differences, as expressions that a text with one of them matches."""
 

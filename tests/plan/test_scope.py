@@ -147,7 +147,7 @@ def test_errors_and_reports() -> None:
     assert result.unmatched == {"C"}
     with pytest.raises(DockerfileError) as caught:
         scope.resolve(bad)
-    assert str(caught.value.location) == "Dockerfile:3:1"
+    assert str(caught.value.location) == "Dockerfile:3:7"
 
 
 def test_the_escape_character_is_the_files() -> None:
