@@ -6,6 +6,7 @@ import argparse
 
 from asyncbuild.cli.cache_options import add_cache_options
 from asyncbuild.cli.helptext import add_command
+from asyncbuild.cli.registry_options import add_registry_options
 from asyncbuild.cli.run_options import add_run_options
 
 _BUILD_EXAMPLE = """\
@@ -103,14 +104,7 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add("--metadata-file", metavar="FILE", help="write what was built as JSON")
     add("--iidfile", metavar="FILE", help="write the image ID (digest of the configuration)")
     add("--store", metavar="DIR", help="where blobs and unpacked layers are kept")
-    add(
-        "--insecure",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="registry with plain http or any certificate",
-    )
-    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
+    add_registry_options(build)
     add("--progress", default="auto", metavar="MODE", help="auto, plain, tty, quiet or rawjson")
     add("--trace", metavar="FILE", help="write a timeline in Chrome's trace format")
     _call_arguments(build)
@@ -131,8 +125,7 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     add = plan.add_argument
     add("--cache", action="store_true", help="ask the cache, and say why steps would be executed")
     add("--store", metavar="DIR", help="where results are remembered")
-    add("--insecure", action="append", default=[], metavar="HOST", help="registry with plain http")
-    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
+    add_registry_options(plan)
     add_cache_options(plan.add_argument_group("cache"))
     plan.set_defaults(
         **dict.fromkeys(("tag", "output", "annotation", "label", "add_host"), ()),
@@ -176,7 +169,7 @@ def _pin(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add("file", metavar="FILE", nargs="?", default="Dockerfile", help="default: Dockerfile")
     add("--update", action="store_true", help="also move images on that have tag and digest")
     add("--check", action="store_true", help="write nothing; exit code 1 for what would change")
-    registry_arguments(pin)
+    add_registry_options(pin)
 
 
 def _upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -197,19 +190,6 @@ def _upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add("--older-than", metavar="TIME", help="remove what came before that: 14d, 336h")
     add("--keep", metavar="SIZE", help="remove the oldest until this is left: 20GB")
     add("--all", action="store_true", help="remove everything")
-
-
-def registry_arguments(command: argparse.ArgumentParser) -> None:
-    """How registries are spoken to, for commands that do not build."""
-    add = command.add_argument
-    add(
-        "--insecure",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="registry with plain http or any certificate",
-    )
-    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
 
 
 def _dockerfile_arguments(command: argparse.ArgumentParser) -> None:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 
 import trio
 
 from asyncbuild.build.outcome import one_error
-from asyncbuild.cli.inputs import pairs
 from asyncbuild.errors import ImageNotFound, RemoteProtocolError
 from asyncbuild.image.config import ImageConfig, InvalidConfig
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Index
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.nouns import ImageRef
-from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
-from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import Registries, RegistrySettings
-
-
-def registry_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> RegistrySettings:
-    """Logins as docker has them, and what ``--insecure`` and ``--registry-ca`` say."""
-    hosts = {host: HostSettings(insecure=True) for host in options.insecure}
-    for host, file in pairs(options.registry_ca, "--registry-ca").items():
-        hosts[host] = replace(hosts.get(host, HostSettings()), ca_files=(file,))
-    keychain = DockerKeychain(load_docker_configs(environ, os.path.expanduser("~")), environ)
-    return RegistrySettings(keychain=keychain, hosts=hosts, environ=environ)
 
 
 async def base_configs(

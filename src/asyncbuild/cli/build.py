@@ -20,8 +20,9 @@ from asyncbuild.cli.cache_options import read_cache_options
 from asyncbuild.cli.inputs import check_places, pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
 from asyncbuild.cli.places import store_directory
+from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.cli.run_options import read_run_options
-from asyncbuild.errors import InputError, UsageError
+from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.layers.compression import GZIP, Codec, Compression
 from asyncbuild.output.annotations import (
@@ -30,8 +31,6 @@ from asyncbuild.output.annotations import (
     parse_annotation_option,
 )
 from asyncbuild.output.spec import OutputKind, OutputSpec, parse_output
-from asyncbuild.registry.credentials import DockerKeychain, load_docker_configs
-from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.choose import ProgressMode, make_reporter
 from asyncbuild.report.events import Reporter, Tee, WarningRaised
@@ -202,22 +201,13 @@ def registry_settings(
     options: argparse.Namespace, request: BuildRequest, environ: Mapping[str, str]
 ) -> RegistrySettings:
     """Logins, and what the options say of registry hosts."""
-    hosts: dict[str, HostSettings] = {}
-    insecure = [*options.insecure]
-    insecure += [
+    insecure = [
         name.registry
         for text in options.output
         if (spec := parse_output(text)).insecure
         for name in spec.names or request.destinations
     ]
-    for host in insecure:
-        hosts[host] = HostSettings(insecure=True)
-    for host, file in pairs(options.registry_ca, "--registry-ca", "HOST=FILE").items():
-        if not os.access(file, os.R_OK):
-            raise InputError(f"--registry-ca {host}={file}: the file cannot be read")
-        hosts[host] = replace(hosts.get(host, HostSettings()), ca_files=(file,))
-    keychain = DockerKeychain(load_docker_configs(environ, os.path.expanduser("~")), environ)
-    return RegistrySettings(keychain=keychain, hosts=hosts, environ=environ)
+    return read_registries(options, environ, insecure)
 
 
 def _write_files(

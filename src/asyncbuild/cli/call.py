@@ -12,10 +12,11 @@ from typing import Any
 
 import trio
 
-from asyncbuild.cli.bases import base_configs, registry_settings
+from asyncbuild.cli.bases import base_configs
 from asyncbuild.cli.check import exit_code, make_report, plan_of, surroundings
 from asyncbuild.cli.findings import Report
 from asyncbuild.cli.inputs import Inputs
+from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.dockerfile.suggest import did_you_mean
 from asyncbuild.errors import SourceLocation, UsageError
@@ -63,7 +64,7 @@ class Call:
 def answer(call: Call, inputs: Inputs, options: argparse.Namespace) -> int:
     """Print the answer; the exit code is `asyncbuild check`'s, or 0."""
     if call.name == "check":
-        settings = registry_settings(options, os.environ)
+        settings = read_registries(options, os.environ)
         report = trio.run(_check, inputs, options.target, settings)
         sys.stdout.write(report.render(call.form))
         return exit_code(report)
