@@ -379,7 +379,7 @@ def test_session_that_is_forgotten() -> None:
 def test_answers_that_are_lost() -> None:
     """Where the answer to a request is lost, the registry is asked what it has done; nothing goes twice."""
     double = push_streamed(Rule(DropAnswer(), "PATCH"))
-    assert sent(double)[1:] == [f"PATCH {len(DATA)}", "GET 0", "PUT 0"]
+    assert sent(double)[1:] == [f"PATCH {len(DATA)}", "GET 0", "PATCH 0", "PUT 0"]
     double = push_streamed(Rule(DropAnswer(), "PUT"))
     assert trace(double)[2:] == ["PUT 201", "GET 404", "HEAD 200"]
     double = put(Rule(DropAnswer(), "PUT"))
@@ -422,7 +422,15 @@ def test_only_whole(status: int) -> None:
             await session.close(Digest.of(text))
 
     with_client(double, use)
-    assert [entry.method for entry in double.log] == ["POST", "PATCH", "POST", "PUT", "POST", "PUT"]
+    assert [entry.method for entry in double.log] == [
+        "POST",
+        "PATCH",
+        "DELETE",
+        "POST",
+        "PUT",
+        "POST",
+        "PUT",
+    ]
 
 
 @pytest.mark.parametrize("status", [400, 405, 411])
@@ -437,7 +445,7 @@ def test_only_in_chunks(status: int) -> None:
 
     with_client(double, use)
     methods = [entry.method for entry in double.log]
-    assert methods == ["POST", "PUT", "POST", "PATCH", "PUT", "POST", "PATCH", "PUT"]
+    assert methods == ["POST", "PUT", "DELETE", "POST", "PATCH", "PUT", "POST", "PATCH", "PUT"]
 
 
 def test_few_bytes_at_a_time() -> None:
@@ -455,15 +463,15 @@ def test_few_bytes_at_a_time() -> None:
 
     with_client(double, use)
     four = 4 << 20
-    assert sent(double)[3:8] == [
+    assert sent(double)[4:9] == [
         f"PATCH {four}",
         f"PATCH {four}",
         f"PATCH {1 << 20}",
         "PUT 0",
         "POST 0",
     ]
-    assert sent(double)[8:10] == ["PUT 5", "POST 0"]
-    assert sent(double)[10:] == [
+    assert sent(double)[9:11] == ["PUT 5", "POST 0"]
+    assert sent(double)[11:] == [
         f"PATCH {four}",
         f"PATCH {four}",
         f"PATCH {(1 << 20) + 1}",

@@ -71,7 +71,8 @@ class _Delivery:
     @property
     def complete(self) -> bool:
         """Whether the registry has all bytes."""
-        return self.total is not None and self.offset >= self.total
+        total = self.body.size if self.total is None else self.total
+        return total is not None and self.offset >= total
 
     def rest(self, most: int | None = None) -> Part:
         """What is still to be sent, or the next ``most`` bytes of it."""
@@ -118,8 +119,7 @@ class UploadSession:
         registry that wants blobs whole nothing is sent before `close`.
         """
         delivery = self._streamed = _Delivery(body, total=body.size)
-        if self._caller.habits.streams:
-            await self._deliver(delivery)
+        await self._deliver(delivery)
         return delivery.offset
 
     async def close(self, digest: Digest) -> None:
@@ -137,9 +137,11 @@ class UploadSession:
         """Tell the registry that nothing more comes. Never raises, and takes at most a few seconds, also
         while the task is being cancelled; harmless after `close`.
         """
-        if not self._open:
-            return
-        self._open = False
+        if self._open:
+            self._open = False
+            await self._give_up_session()
+
+    async def _give_up_session(self) -> None:
         expected = frozenset({200, 202, 204, 404, 405})
         with trio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(RegistryError):
             result = await self._caller.once(self._call("DELETE", self._location, expected))
@@ -158,6 +160,8 @@ class UploadSession:
     async def _attempt(self, delivery: _Delivery) -> Failed | None:
         """Send what is left, and close if the digest is known; what failed, if anything did."""
         habits = self._caller.habits
+        if delivery.digest is None and not habits.streams:
+            return None
         size = delivery.rest().size
         fits = size is not None and (habits.most is None or size <= habits.most)
         together = delivery.digest is not None and delivery.offset == 0 and habits.whole and fits
@@ -208,6 +212,7 @@ class UploadSession:
         if exchange is not None and status is not None and not damaged:
             size = delivery.rest(self._caller.habits.most).size
             if self._caller.habits.learn(exchange.method, status, size):
+                await self._give_up_session()
                 await self._begin_again(delivery)
                 return
         spliced = damaged and delivery.best > 0
@@ -216,6 +221,7 @@ class UploadSession:
         if not await self._caller.patience.pause(delivery.failures, again):
             raise failed.error
         if spliced:
+            await self._give_up_session()
             await self._begin_again(delivery)
             return
         known = await self._ask_state()
