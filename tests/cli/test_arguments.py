@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import COMMAND, asyncbuild, context, environment, told
+from support.commands import COMMAND, asyncbuild, asyncbuild_here, context, environment, told
 
 SCREEN = 40
 """Lines that any help fits in; 100 columns."""
@@ -17,7 +17,7 @@ SCREEN = 40
 @pytest.mark.parametrize("command", ["build", "plan", "check", "pin"])
 def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
     """One line for each option, one example at least, nothing beyond 100 columns."""
-    done = asyncbuild(command, "--help", env=environment(COLUMNS="100"))
+    done = asyncbuild_here(command, "--help", env=environment(COLUMNS="100"))
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert len(lines) <= SCREEN
@@ -29,7 +29,7 @@ def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
 
 def test_help_names_every_command() -> None:
     """``asyncbuild --help`` tells what there is."""
-    done = asyncbuild("--help", env=environment(COLUMNS="100"))
+    done = asyncbuild_here("--help", env=environment(COLUMNS="100"))
     text = done.stdout.decode()
     assert [word for word in ("build", "plan", "check", "pin") if f"    {word} " not in text] == []
     assert len(text.splitlines()) <= 24
@@ -91,7 +91,7 @@ def test_usage_errors(words: list[str], text: str, shm_path: Path) -> None:
     given = [str(path) if word == "CTX" else word for word in words]
     if words[:1] == ["build"] and "CTX" in words:
         given[1:1] = ["--store", str(store)]
-    done = asyncbuild(*given, cwd=shm_path)
+    done = asyncbuild_here(*given, cwd=shm_path)
     assert done.returncode == 2, told(done)
     assert text in done.stderr.decode(), told(done)
     assert done.stdout == b""
@@ -112,7 +112,7 @@ MISSING = {
 def test_missing_inputs(words: list[str], text: str, shm_path: Path) -> None:
     """Exit code 66, told before anything is built."""
     context(shm_path, "FROM scratch\nLABEL a=b\n")
-    done = asyncbuild("build", "--store", "store", *words, cwd=shm_path)
+    done = asyncbuild_here("build", "--store", "store", *words, cwd=shm_path)
     assert done.returncode == 66, told(done)
     assert text in done.stderr.decode(), told(done)
     assert b"[stage-0" not in done.stderr
@@ -126,7 +126,7 @@ def test_plan(shm_path: Path) -> None:
         "FROM scratch AS other\nCOPY x /\n"
         "FROM scratch\nARG MODE=slow\nCOPY --from=build /out /$MODE\n",
     )
-    done = asyncbuild("plan", "--build-arg", "MODE=fast", path)
+    done = asyncbuild_here("plan", "--build-arg", "MODE=fast", path)
     assert done.returncode == 0, told(done)
     text = done.stdout.decode()
     assert "registry.invalid/base" in text
@@ -138,7 +138,7 @@ def test_plan(shm_path: Path) -> None:
 def test_plan_of_a_wrong_dockerfile(shm_path: Path) -> None:
     """The same errors as a build's, with file, line and excerpt."""
     path = context(shm_path, "FROM scratch\nRUNN make\n")
-    done = asyncbuild("plan", path)
+    done = asyncbuild_here("plan", path)
     assert done.returncode == 65
     assert f"{path}/Dockerfile:2:1" in done.stderr.decode()
     assert "RUNN make" in done.stderr.decode()

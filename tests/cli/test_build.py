@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.commands import COMMAND, asyncbuild, context, environment, told
+from support.commands import COMMAND, asyncbuild_here, context, environment, told
 from support.pulled import inspect_config, pull, read_layout, read_tree, unpack
 from support.registry import DockerRegistry
 
@@ -30,7 +30,7 @@ def place(shm_path: Path) -> Path:
 
 def build(place: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
     """A build that must succeed, run in ``place`` with a store there."""
-    done = asyncbuild("build", "--store", "store", *words, "context", cwd=place, **more)
+    done = asyncbuild_here("build", "--store", "store", *words, "context", cwd=place, **more)
     assert done.returncode == 0, told(done)
     return done
 
@@ -227,7 +227,7 @@ def test_lower_case_dockerfile(place: Path) -> None:
 def test_store_of_the_user(place: Path) -> None:
     """Without ``--store`` it is in the cache directory."""
     env = environment(XDG_CACHE_HOME=str(place / "cache"))
-    done = asyncbuild("build", "context", cwd=place, env=env)
+    done = asyncbuild_here("build", "context", cwd=place, env=env)
     assert done.returncode == 0, told(done)
     assert (place / "cache/asyncbuild/oci-layout").is_file()
     assert b"the image will go nowhere" in done.stderr

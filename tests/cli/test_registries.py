@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support import bases
-from support.commands import asyncbuild, context, environment, told
+from support.commands import asyncbuild_here, context, environment, told
 from support.pulled import Pulled, pull, read_tree, unpack
 from support.registry import DockerRegistry, Login
 
@@ -38,7 +38,7 @@ def build(
     place: Path, *words: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """A build in ``place`` with a store there."""
-    return asyncbuild("build", "--store", "store", *words, "context", cwd=place, env=env)
+    return asyncbuild_here("build", "--store", "store", *words, "context", cwd=place, env=env)
 
 
 def trusting(registry: DockerRegistry, directory: Path) -> list[str]:
