@@ -102,7 +102,7 @@ def build(
         cwd=context,
         env={**os.environ, **(environ or {})},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
 @pytest.mark.parametrize("name", CHOSEN)

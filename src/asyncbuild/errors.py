@@ -101,8 +101,11 @@ class AsyncbuildError(Exception):
     def render(self) -> str:
         """The whole text that the command line prints, without a trailing newline."""
         lines = [f"{self.location}: {self.message}" if self.location else self.message]
-        if self.location and self.location.excerpt:
-            lines.append(self.location.render())
+        place = self.location
+        if place and place.stage and f"stage {place.stage}" in self.message:
+            place = replace(place, stage="")  # it is said already
+        if place and place.excerpt:
+            lines.append(place.render())
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)

@@ -21,6 +21,9 @@ def command_line(
     ]
     uid, gid = _ids(root, config.get("User", "") or "0:0")
     isolated = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--"]
+    if (root / "proc").is_dir():  # some programs find their libraries by /proc/self/exe
+        mounted = 'mount -t proc proc "$0" && exec "$@"'
+        isolated += ["/bin/sh", "-c", mounted, str(root / "proc")]
     directory = config.get("WorkingDir") or "/"
     # env of this machine runs inside the root only if the image has one: so the variables are set outside.
     changed = ["env", "--ignore-environment", *variables]
