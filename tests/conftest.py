@@ -18,6 +18,7 @@ from support.registry import (
     remove_tree,
     running_registry,
 )
+from support.sources import WebServer, running_web_server
 
 # How long an example takes says something about the machine and its neighbours, not about us.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,6 +47,13 @@ def session_path() -> Iterator[Path]:
 def registry(session_path: Path) -> Iterator[DockerRegistry]:
     """A docker-registry that anyone may use, over plain HTTP."""
     with running_registry(session_path / "registry") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def web(session_path: Path) -> Iterator[WebServer]:
+    """A web server for files and git repositories, over plain HTTP."""
+    with running_web_server(session_path / "web") as running:
         yield running
 
 

@@ -22,12 +22,16 @@ from support.cases import (
     layer_differences,
     load_case,
     make_context,
+    make_repositories,
     push_images,
+    real_names,
     request_differences,
+    serve_pages,
     tree_differences,
 )
 from support.pulled import Pulled, Tree, inspect_config, pull, read_tree, unpack
 from support.registry import DockerRegistry
+from support.sources import WebServer
 
 pytestmark = pytest.mark.integration
 
@@ -42,10 +46,21 @@ class Base:
     tree: Tree
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where all cases are built: the servers they talk to, and the store they share, as builds on one
+    machine do.
+    """
+
+    registry: DockerRegistry
+    web: WebServer
+    store: Path
+
+
 @pytest.fixture(scope="module")
-def store(session_path: Path) -> Path:
-    """The store that all cases share, as builds on one machine do."""
-    return session_path / "store"
+def place(registry: DockerRegistry, web: WebServer, session_path: Path) -> Place:
+    """The place of this run."""
+    return Place(registry, web, session_path / "store")
 
 
 @pytest.fixture(scope="module")
@@ -72,39 +87,41 @@ def base_of(
 
 
 def build(
-    case: Case, context: Path, reference: str, store: Path
+    case: Case, arguments: list[str], directory: Path, reference: str, store: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line; its standard output and error are kept apart."""
+    """Run the command line in ``directory``; its standard output and error are kept apart."""
     command = [sys.executable, "-m", "asyncbuild", "build", "--tag", reference]
     command += ["--store", str(store), "--progress", "plain"]
-    command += ["--metadata-file", str(context.parent / "metadata.json")]
+    command += ["--metadata-file", str(directory / "metadata.json")]
     environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
-    return subprocess.run(
-        [*command, *case.args, str(context)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=context.parent,
-        env={**environment, **case.environ},
-    )
+    with open(directory / case.stdin if case.stdin else os.devnull, "rb") as stdin:
+        return subprocess.run(
+            [*command, *arguments],
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=directory,
+            env={**environment, **case.environ},
+        )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_case(
-    case: Case,
-    registry: DockerRegistry,
-    bases: Mapping[str, Base],
-    store: Path,
-    shm_path: Path,
-) -> None:
+def test_case(case: Case, place: Place, bases: Mapping[str, Base], shm_path: Path) -> None:
     """The build ends as the case says, and so do the image, its files and the requests it took."""
+    registry, web = place.registry, place.web
     push_images(case, registry)
-    context = make_context(case, registry, shm_path)
+    make_repositories(case, registry, web)
+    serve_pages(case, registry, web)
+    context = make_context(case, registry, web, shm_path)
     base = base_of(case, registry, bases, shm_path / "base")
     before = context_state(context)
     mark = registry.mark()
     reference = f"{registry.host}/built/{case.name}:latest"
-    done = build(case, context, reference, shm_path / "store" if case.fresh else store)
+    words = [*case.args, case.main or str(context)]
+    arguments = [real_names(case, registry, web, word.encode()).decode() for word in words]
+    store = shm_path / "store" if case.fresh else place.store
+    done = build(case, arguments, shm_path, reference, store)
     told = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert done.returncode in case.exit, told
     assert context_state(context) == before, "the context was touched"

@@ -7,6 +7,7 @@
     +-- DockerfileError             65   the Dockerfile is wrong; has a SourceLocation
     +-- InputError                  66   a context, file or named input is missing or unreadable
     |   +-- SourceNotFound          66   a COPY/ADD source does not exist
+    +-- FetchFailed                 69   a URL or git repository that ADD or a context names cannot be had
     +-- RunFailed                   the command's own code
     +-- RegistryError               69   a registry could not be used; has the request and its answer
     |   +-- RegistryUnavailable     69   no answer, or 5xx after retries
@@ -139,6 +140,12 @@ class InputError(AsyncbuildError):
 
 class SourceNotFound(InputError):
     """A COPY or ADD source does not exist (or .dockerignore excludes it)."""
+
+
+class FetchFailed(AsyncbuildError):
+    """A URL or a git repository that ADD or a build context names cannot be fetched."""
+
+    exit_code = 69
 
 
 class RunFailed(AsyncbuildError):

@@ -20,14 +20,14 @@ from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.platform import Platform
 from asyncbuild.plan.planner import PlanRequest, make_plan
+from asyncbuild.plan.remotes import check_plan_remotes
 from asyncbuild.plan.render import render
-from asyncbuild.plan.supported import check_supported
 
 CASES = sorted((Path(__file__).parent / "golden").iterdir())
 
 
 def planned(case: Path) -> str:
-    """The rendered plan of a case; what is not supported is named at its end."""
+    """The rendered plan of a case; what is refused is named at its end."""
     arguments = case / "args.json"
     given: dict[str, Any] = json.loads(arguments.read_text()) if arguments.exists() else {}
     request = PlanRequest(
@@ -40,7 +40,7 @@ def planned(case: Path) -> str:
     try:
         plan = make_plan(parse_dockerfile((case / "Dockerfile").read_bytes()), request)
         text = render(plan)
-        check_supported(plan)
+        check_plan_remotes(plan)
     except AsyncbuildError as error:
         text += ("\n" if text else "") + error.render() + "\n"
     return text

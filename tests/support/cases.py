@@ -6,7 +6,11 @@ why       where the expected result comes from: the Dockerfile reference, BuildK
 context   path -> what is there (see ``make_context``); the Dockerfile is put beside it.
 images    name -> an image to push first: ``layers`` (lists of nodes), ``on`` (a base below them), ``config``,
           ``family``. A Dockerfile names images as ``registry.test/NAME``.
-args      more arguments of ``asyncbuild build``.
+args      more arguments of ``asyncbuild build``, which runs in the directory above the context.
+main      its CONTEXT, if that is not the context's directory; stdin: the path of its standard input.
+web       path -> an answer of the web server ``http://files.test/`` (see ``serve_pages``).
+git       name -> commits (see ``make_repositories``) of ``http://git.test/NAME``, or ``http://dumb.test/NAME`` for
+          a server that only has files. ``@commit(NAME,N)`` is the name of a commit, counted from 0.
 base      the image that the result is compared with: a name, or null for none (default busybox).
 exit      the exit code, or several that will do (default 0).
 error     texts that standard error contains; line: the Dockerfile line that it names.
@@ -45,6 +49,7 @@ from support.bases import PATH, busybox_layer
 from support.images import Image, Layer, Node
 from support.pulled import Found, Pulled, Tree
 from support.registry import DockerRegistry, Request
+from support.sources import Commit, Page, WebServer, archive, make_repository
 
 Json = Mapping[str, Any]
 
@@ -58,6 +63,10 @@ class Case:
     context: Json = field(default_factory=dict)
     images: Json = field(default_factory=dict)
     args: tuple[str, ...] = ()
+    main: str | None = None
+    stdin: str | None = None
+    web: Json = field(default_factory=dict)
+    git: Json = field(default_factory=dict)
     base: str | None = "busybox"
     exit: tuple[int, ...] = (0,)
     error: tuple[str, ...] = ()
@@ -145,24 +154,73 @@ def image_reference(case: Case, registry: DockerRegistry, name: str) -> str:
     return f"{registry.host}/{place}/{name}"
 
 
-def make_context(case: Case, registry: DockerRegistry, directory: Path) -> Path:
+def dockerfile_of(case: Case) -> bytes:
+    """The Dockerfile as it stands in the case's directory."""
+    return (case.directory / "Dockerfile").read_bytes()
+
+
+def real_names(case: Case, registry: DockerRegistry, web: WebServer, text: bytes) -> bytes:
+    """``text`` with the real names of registry, servers and commits put in."""
+
+    def commit(match: re.Match[bytes]) -> bytes:
+        path = web.root / case.name / f"{match[1].decode()}.commits"
+        return path.read_bytes().split()[int(match[2])]
+
+    names = re.compile(rb"registry\.test/([\w./-]+(?::[\w.-]+)?)")
+    text = names.sub(
+        lambda match: image_reference(case, registry, match[1].decode()).encode(), text
+    )
+    places = {"files": case.name, "git": f"git/{case.name}", "dumb": f"dumb/{case.name}"}
+    for name, place in places.items():
+        text = text.replace(f"http://{name}.test/".encode(), f"{web.base}/{place}/".encode())
+    return re.sub(rb"@commit\(([\w.-]+),(\d+)\)", commit, text)
+
+
+def serve_pages(case: Case, registry: DockerRegistry, web: WebServer) -> None:
+    """Let the web server have a case's pages: a text, or an object with ``content``, ``hex`` or ``archive`` (as
+    in a context), ``statuses``, ``headers``, ``needs`` (request headers) and ``cut`` (see `Page`).
+    """
+    for path, recipe in case.web.items():
+        page: Json = {"content": recipe} if isinstance(recipe, str) else recipe
+        headers = real_names(case, registry, web, json.dumps(page.get("headers", {})).encode())
+        web.pages[f"/{case.name}/{path}"] = Page(
+            _content(page),
+            tuple(page.get("statuses", (200,))),
+            json.loads(headers),
+            page.get("needs", {}),
+            page.get("cut"),
+        )
+
+
+def make_repositories(case: Case, registry: DockerRegistry, web: WebServer) -> None:
+    """Make a case's repositories: each commit has ``files`` (path -> text, or an object with ``content`` and
+    ``mode``, or ``link``; null removes), ``branch`` (main), ``tags`` (annotated if they begin with @) and
+    ``submodules`` (path -> URL).
+    """
+    for name, commits in case.git.items():
+        recipe = real_names(case, registry, web, json.dumps(commits).encode())
+        made = [Commit(**fields) for fields in json.loads(recipe)]
+        bare = web.root / case.name / name
+        names = make_repository(bare, made)
+        bare.with_name(f"{name}.commits").write_text(" ".join(names))
+
+
+def make_context(case: Case, registry: DockerRegistry, web: WebServer, directory: Path) -> Path:
     """Lay out a case's context, with its Dockerfile (real image names put in); returns its path.
 
-    ``context`` maps a path to a text (a file of mode 0644), or to an object with ``content`` (or ``hex``), ``dir``,
+    ``context`` maps a path to a text (a file of mode 0644), or to an object with ``content`` (or ``hex``, or
+    ``archive``: nodes of a tar, with ``compression`` gz, bz2, xz or zst), ``dir``,
     ``link``, ``hardlink`` or ``fifo``, and ``mode``, ``uid``, ``gid``, ``mtime``, ``xattrs``.
     """
     root = directory / "context"
     root.mkdir()
-    dockerfile = (case.directory / "Dockerfile").read_bytes()
-    names = re.compile(rb"registry\.test/([\w./-]+(?::[\w.-]+)?)")
-    real = names.sub(
-        lambda match: image_reference(case, registry, match[1].decode()).encode(), dockerfile
-    )
-    (root / "Dockerfile").write_bytes(real)
+    (root / "Dockerfile").write_bytes(real_names(case, registry, web, dockerfile_of(case)))
     for path, recipe in case.context.items():
         _place(root, path, {"content": recipe} if isinstance(recipe, str) else recipe)
     for path, recipe in case.beside.items():
-        _place(directory, path, {"content": recipe} if isinstance(recipe, str) else recipe)
+        text = recipe if isinstance(recipe, str) else ""
+        real = real_names(case, registry, web, text.encode()).decode()
+        _place(directory, path, {"content": real} if isinstance(recipe, str) else recipe)
     # Times of directories last: what was put into them moved them.
     for path, recipe in case.context.items():
         if isinstance(recipe, dict) and "mtime" in recipe:
@@ -184,13 +242,21 @@ def _place(root: Path, path: str, recipe: Json) -> None:
     elif "fifo" in recipe:
         os.mkfifo(target)
     else:
-        data = bytes.fromhex(recipe["hex"]) if "hex" in recipe else recipe["content"].encode()
+        data = _content(recipe)
         target.write_bytes(data)
     os.lchown(target, recipe.get("uid", 0), recipe.get("gid", 0))
     if "link" not in recipe and "hardlink" not in recipe:
         target.chmod(mode)
     for name, value in recipe.get("xattrs", {}).items():
         os.setxattr(target, name, bytes.fromhex(value))
+
+
+def _content(recipe: Json) -> bytes:
+    if "hex" in recipe:
+        return bytes.fromhex(recipe["hex"])
+    if "archive" in recipe:
+        return archive([_node(node) for node in recipe["archive"]], recipe.get("compression", ""))
+    return str(recipe.get("content", "")).encode()
 
 
 def context_state(root: Path) -> list[tuple[str, object]]:

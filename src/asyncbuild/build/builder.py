@@ -54,7 +54,7 @@ from asyncbuild.output.built import BuiltImage
 from asyncbuild.output.write import write_output
 from asyncbuild.plan.nouns import Plan
 from asyncbuild.plan.planner import PlanRequest, make_plan
-from asyncbuild.plan.supported import check_supported
+from asyncbuild.plan.remotes import check_plan_remotes
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import (
@@ -85,7 +85,7 @@ def plan_build(request: BuildRequest) -> Plan:
             target=request.target,
         ),
     )
-    check_supported(plan)
+    check_plan_remotes(plan)
     check_plan_entitlements(plan, request.run.allow)
     return plan
 

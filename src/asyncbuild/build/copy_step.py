@@ -8,6 +8,7 @@ from dataclasses import replace
 import trio
 
 from asyncbuild.build.archives import Gathered, unpack_archives
+from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.stage import Change
 from asyncbuild.build.step import At, owner_of, with_changes
 from asyncbuild.context.directory import DirectoryContext
@@ -27,12 +28,11 @@ from asyncbuild.rootfs.view import View
 async def copy(at: At, instruction: ins.Copy | ins.Add) -> Change:
     """COPY and ADD: what the sources add to the root, found without mounting or writing anything.
 
-    With ``--link`` the root is not looked at: the layer is what the same step makes of scratch. As in
-    BuildKit the flag counts only without ``--chmod`` (dockerfile2llb ``dispatchCopy``).
+    With ``--link`` the root is not looked at: the layer is what the same step makes of scratch.
     """
     session = at.session
     uploads = session.open_uploads() if at.published else ()
-    linked = instruction.link and not instruction.chmod
+    linked = instruction.is_linked
     sources = await unpack_archives(session.job, await gather(at, instruction))
 
     def changes(view: View) -> ChangeSet:
@@ -45,8 +45,14 @@ async def copy(at: At, instruction: ins.Copy | ins.Add) -> Change:
 
 async def gather(at: At, instruction: ins.Copy | ins.Add) -> tuple[Gathered, ...]:
     """What the instruction names, wherever it is. The instruction's words are resolved."""
-    tree = await _source_tree(at, instruction)
-    found = await trio.to_thread.run_sync(find_paths, instruction, tree)
+    found: list[CopySource] = []
+    for source in instruction.sources:
+        remote = remote_of(instruction, source) if isinstance(instruction, ins.Add) else None
+        if remote is not None and isinstance(instruction, ins.Add):
+            found.append(await at.session.remotes.source(instruction, remote))
+        else:
+            tree = await _source_tree(at, instruction)
+            found += await trio.to_thread.run_sync(find_path, instruction, source, tree)
     documents = [
         InlineFile(heredoc.name, os.fsencode(heredoc.content)) for heredoc in instruction.heredocs
     ]
@@ -74,24 +80,19 @@ def _asked(instruction: ins.Copy | ins.Add) -> tuple[str, ...]:
     return ("*",) if parents else instruction.sources
 
 
-def find_paths(instruction: ins.Copy | ins.Add, tree: SourceTree) -> list[CopySource]:
-    """The sources that are paths. Blocks: it reads directories."""
-    adding = isinstance(instruction, ins.Add)
-    unpack = isinstance(instruction, ins.Add) and instruction.unpack is not False
+def find_path(instruction: ins.Copy | ins.Add, source: str, tree: SourceTree) -> list[CopySource]:
+    """What one source that is a path names, as the flags have it. Blocks: it reads directories."""
     parents = isinstance(instruction, ins.Copy) and instruction.parents
     selection = Selection(instruction.excludes, parents)
     explain = tree.explain if isinstance(tree, DirectoryContext) else None
-    found = [
-        source
-        for pattern in instruction.sources
-        for source in selection.find(tree, pattern, explain=explain)
-    ]
-    return [replace(source, unpack=unpack) for source in found] if adding else found
+    unpack = isinstance(instruction, ins.Add) and instruction.unpack is not False
+    found = selection.find(tree, source, explain=explain)
+    return [replace(item, unpack=unpack) for item in found]
 
 
 def _placement(at: At, instruction: ins.Copy | ins.Add, view: View) -> Placement:
     """Where it all goes. Blocks: names of users are looked up in the root."""
-    if instruction.link and not instruction.chmod and owner_needs_names(instruction.chown):
+    if instruction.is_linked and owner_needs_names(instruction.chown):
         raise DockerfileError(
             f"--link cannot look up the names of --chown={instruction.chown}: it does not read the image",
             hint="write numbers, or leave --link out",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from asyncbuild.build.copy_step import find_path
 from asyncbuild.build.mount_keys import mount_parts
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import (
@@ -16,6 +17,7 @@ from asyncbuild.build.recipes import (
     scratch_recipe,
     workdir_recipe,
 )
+from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.session import Session
 from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key, Value
@@ -26,7 +28,6 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.nouns import Base, ImageRef, Scratch, StageRef
-from asyncbuild.plan.supported import is_remote
 
 
 async def stage_keys(session: Session, index: int) -> StageKeys:
@@ -92,18 +93,23 @@ async def _sources(
             return ("image", image_recipe(image).key.hex, instruction.sources), False
         case Scratch():
             return ("scratch", instruction.sources), False
-    if any(map(is_remote, instruction.sources)):
-        return None, True
-    if not instruction.sources:
-        return (), False
+    return tuple([await _source(session, instruction, text) for text in instruction.sources]), False
+
+
+async def _source(session: Session, instruction: ins.Copy | ins.Add, text: str) -> Value:
+    """What one source is: a path in the context, or something to be fetched."""
+    if isinstance(instruction, ins.Add):
+        remote = remote_of(instruction, text)
+        if remote is not None:
+            return await session.remotes.fingerprint(instruction, remote)
     context = await session.context.wait()
-    return await session.read_contents(_fingerprint, session, context, instruction), False
+    return await session.read_contents(_fingerprint, session, context, instruction, text)
 
 
 def _fingerprint(
-    session: Session, context: DirectoryContext, instruction: ins.Copy | ins.Add
+    session: Session, context: DirectoryContext, instruction: ins.Copy | ins.Add, text: str
 ) -> Value:
-    found = [source for pattern in instruction.sources for source in context.find(pattern)]
+    found = find_path(instruction, text, context)
     return cast("Value", source_fingerprint(found, session.contents))
 
 

@@ -16,8 +16,8 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
 from asyncbuild.image.config import HistoryEntry
 from asyncbuild.plan.nouns import PlanStage, Step
+from asyncbuild.plan.remotes import check_remotes
 from asyncbuild.plan.scope import StageScope
-from asyncbuild.plan.supported import check_instruction
 from asyncbuild.report import events
 
 
@@ -83,7 +83,8 @@ def outline_stage(
     steps = []
     for number, step in enumerate(todo, 1):
         instruction = scope.resolve(step.instruction).instruction
-        check_instruction(instruction)
+        if isinstance(instruction, ins.Copy | ins.Add):
+            check_remotes(instruction)
         named = events.Step(stage.label, number, len(todo), _step_text(step))
         steps.append(OutlinedStep(step, instruction, named, image, scope))
         history = _history(instruction, image, scope, created)

@@ -117,7 +117,8 @@ def copy_recipe(step: OutlinedStep, upon: Key, sources: Value) -> Recipe:
     destination = absolute_destination(step.image.working_dir, instruction.destination)
     heredocs = tuple((item.name, item.content) for item in instruction.heredocs)
     parts: list[tuple[str, Value]] = [
-        ("the steps before it", None if instruction.link else upon.hex),
+        # with --link too: a result is put upon what it was made upon, and keys that follow name this one
+        ("the steps before it", upon.hex),
         ("the destination", destination),
         ("--chown", instruction.chown),
         ("--chmod", instruction.chmod),

@@ -26,6 +26,7 @@ from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.packing import Packer
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StageKeys
+from asyncbuild.build.remotes import Remotes, fetch_tools
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.build.stage import StageState
@@ -33,7 +34,7 @@ from asyncbuild.build.supply import Supply
 from asyncbuild.cache.results import CachedLayer
 from asyncbuild.context.directory import DirectoryContext, open_context
 from asyncbuild.context.fingerprint import ContentDigests
-from asyncbuild.dockerfile.instructions import Copy
+from asyncbuild.dockerfile.instructions import Add, Copy
 from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.reference import Reference
@@ -76,6 +77,7 @@ class Session:
         self.context: Future[DirectoryContext] = job.ledger.spawn(
             job.nursery, "context", self._open_context
         )
+        self.remotes = Remotes(job, fetch_tools(job, request))
         self.contents = ContentDigests(job.store.root / "contents")
         self.sandboxes = Sandboxes(job.nursery, job.ledger)
         job.closing.push_async_callback(self.sandboxes.aclose)
@@ -152,6 +154,8 @@ class Session:
 
     def prefetch(self, step: OutlinedStep) -> None:
         """Start what ``step`` will ask for: stages, and files of images."""
+        if isinstance(step.instruction, Add):
+            self.remotes.start(step.instruction)
         for source in step.step.sources:
             match source:
                 case StageRef(index):

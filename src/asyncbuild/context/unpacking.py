@@ -11,6 +11,7 @@ The rules are those of Docker's archive package, which BuildKit unpacks with in 
 4. A directory without an entry of its own is only on the way: it follows a symlink that stands there,
    inside the destination, and is made 0755, 0:0 where it is missing.
 5. A hard link may be to a file that stands in the destination already.
+6. Of extended attributes ``security.capability`` alone gets into a layer (containerd's pkg/archive).
 
 Ours: a link to such a file is a copy of it; whiteouts (``.wh.x``), which a layer cannot hold as files, are
 refused.
@@ -28,6 +29,7 @@ from asyncbuild.layers.paths import clean, join, parent_of, resolve_links
 
 _DIRECTORY_MODE = 0o755
 _WHITEOUT_PREFIX = ".wh."
+_CAPABILITY = "security.capability"
 
 
 def unpack_into(target: Target, archive: UnpackedArchive) -> None:
@@ -67,7 +69,8 @@ class _Unpacking:
         owner = self._target.placement.owner
         uid, gid = owner or (entry.uid, entry.gid)
         link = self._where[entry.link] if entry.kind is Kind.HARDLINK else entry.link
-        self._target.put(replace(entry, path=path, uid=uid, gid=gid, link=link))
+        xattrs = tuple(item for item in entry.xattrs if item[0] == _CAPABILITY)
+        self._target.put(replace(entry, path=path, uid=uid, gid=gid, link=link, xattrs=xattrs))
 
     def link(self, path: str, linked: str) -> None:
         """Put a copy of a file of the destination."""

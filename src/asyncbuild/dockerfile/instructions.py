@@ -122,6 +122,13 @@ class Copy(Located):
     parents: bool = False
     excludes: tuple[str, ...] = ()
 
+    @property
+    def is_linked(self) -> bool:
+        """Whether the layer is made without the root below it: ``--link`` counts only without ``--chmod``
+        (dockerfile2llb ``dispatchCopy``).
+        """
+        return self.link and not self.chmod
+
 
 @dataclass(frozen=True, slots=True)
 class Add(Located):
@@ -139,6 +146,13 @@ class Add(Located):
     keep_git_dir: bool | None = None
     checksum: str = ""
     unpack: bool | None = None
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the layer is made without the root below it: ``--link`` counts only without ``--chmod``
+        (dockerfile2llb ``dispatchCopy``).
+        """
+        return self.link and not self.chmod
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,14 @@ def parse_remote(text: str) -> Remote | None:
     return WebFile(text) if text.startswith(("http://", "https://")) else None
 
 
+def is_remote(text: str) -> bool:
+    """Whether a source of ADD is a URL or a git repository (perhaps a bad one), not a path."""
+    try:
+        return parse_remote(text) is not None
+    except Problem:
+        return True
+
+
 def parse_context_remote(text: str) -> Remote | None:
     """As `parse_remote`, for a build context: ``github.com/owner/name`` is a repository too (rule 3)."""
     if text.startswith("github.com/"):

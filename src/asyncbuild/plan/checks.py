@@ -20,6 +20,7 @@ from asyncbuild.dockerfile.lint import Findings, check_file, check_stage
 from asyncbuild.dockerfile.lint_advice import check_advice, copies_everything
 from asyncbuild.dockerfile.lint_options import ARGUMENT, CheckOptions
 from asyncbuild.dockerfile.lint_rules import RULES
+from asyncbuild.dockerfile.remote import is_remote
 from asyncbuild.dockerfile.source import Notice, Problem
 from asyncbuild.dockerfile.suggest import nearest
 from asyncbuild.errors import DockerfileError, UsageError
@@ -29,7 +30,6 @@ from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.plan.globals import PLATFORM_ARGUMENTS, is_predefined, resolve_globals
 from asyncbuild.plan.nouns import ImageRef, Plan, PlanStage, Scratch, StageRef
 from asyncbuild.plan.scope import NOT_VARIABLES, StageScope
-from asyncbuild.plan.supported import is_remote
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def need_of(instruction: i.Instruction, base: Base) -> Need:
         numeric = not instruction.chown.strip("0123456789:")
         if not numeric:
             return Need.ROOT
-        return Need.CONFIG if instruction.link else Need.FACTS
+        return Need.CONFIG if instruction.is_linked else Need.FACTS
     return Need.FACTS if isinstance(instruction, i.Workdir) else Need.CONFIG
 
 

@@ -65,7 +65,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One blob on its way; ``what`` is ``layer``, ``config`` or ``manifest``.
+    """One blob on its way; ``what`` is ``layer``, ``config``, ``manifest``, or ``file`` and its name.
 
     A layer that is sent while it is being made has no digest yet; ``serial`` tells it from others.
     """
@@ -78,7 +78,9 @@ class Transfer:
 
     @property
     def blob(self) -> str:
-        """How the blob is called in output: ``layer 0123456789ab``."""
+        """How the blob is called in output: ``layer 0123456789ab``; a file has its name only."""
+        if self.digest is None and self.direction is Direction.PULL:
+            return self.what
         return f"{self.what} {self.digest.short if self.digest else f'new-{self.serial}'}"
 
     @property
