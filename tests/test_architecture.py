@@ -39,8 +39,11 @@ ROOMS = {
         "rootfs",
         "output",
         "report",
+        "transfer",
     },
+    "transfer": {"errors", "image", "registry", "report", "store"},
     "cli": {
+        "transfer",
         "errors",
         "image",
         "dockerfile",

@@ -23,6 +23,8 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
+_OCI_FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+
 INDEX_TYPES = (OCI_INDEX, DOCKER_INDEX)
 MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
 
@@ -53,6 +55,12 @@ def to_docker(media_type: str) -> str:
 def is_docker(media_type: str) -> bool:
     """Whether a media type is one of docker's."""
     return media_type.startswith("application/vnd.docker.")
+
+
+def is_foreign(descriptor: Descriptor) -> bool:
+    """Whether a layer is not to be passed on to other registries (Windows' base layers)."""
+    media_type = descriptor.media_type
+    return media_type == DOCKER_FOREIGN_LAYER or media_type.startswith(_OCI_FOREIGN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ from asyncbuild.registry.protocol import (
 from asyncbuild.registry.wire import Answer, NoAnswer
 
 ABORT_SECONDS = 5.0
+SMALL_PUT = 1 << 20
+"""Bytes: a blob up to this size waits for no other one."""
 _BINARY = ("Content-Type", "application/octet-stream")
 _LOST = frozenset({404, 416})
 """With these a registry says that the session is not, or not any more, as we think."""
@@ -109,7 +111,12 @@ class UploadSession:
         cannot be read.
         """
         payload = BytesBody(body) if isinstance(body, bytes) else body
-        await self._deliver(_Delivery(payload, digest, total=payload.size))
+        delivery = _Delivery(payload, digest, total=payload.size)
+        if payload.size is not None and payload.size <= SMALL_PUT:
+            await self._deliver(delivery)
+            return
+        async with self._caller.uploads:
+            await self._deliver(delivery)
 
     async def stream(self, body: Body) -> int:
         """Send ``body`` while it is made, in one PATCH; returns how many bytes it had.

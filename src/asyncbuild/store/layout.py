@@ -8,6 +8,7 @@
     mends/<algorithm>/<hex>/     what a layer needs on top of certain others, by ChainID: fs/, mend.json
     trees/<algorithm>/<hex>/     what a step changed and no layer was packed of, by its key: fs/
     records/results/<key>        what came of a step with that key (`asyncbuild.cache`)
+    records/kept/<digest>        an image that could not be pushed (`asyncbuild.store.kept`)
     records/diff-ids/<digest>    the DiffId of a blob; records/digests/<diffid>/<digest> the reverse
     tmp/<owner>/                 work in progress, one directory for each living process
     cache-mounts/                see `asyncbuild.store.cachemounts`
@@ -37,6 +38,7 @@ _DIRECTORIES = (
     "records/diff-ids",
     "records/digests",
     "records/results",
+    "records/kept",
     "cache-mounts",
     "tmp",
 )
@@ -86,6 +88,11 @@ class Layout:
     def result_record(self, key: str) -> Item:
         """The record of what came of a step."""
         name = f"results/{key}"
+        return Item("record", name, self.root / "records" / name)
+
+    def kept_record(self, digest: str) -> Item:
+        """The record of an image that could not be pushed (`asyncbuild.store.kept`)."""
+        name = f"kept/{digest}"
         return Item("record", name, self.root / "records" / name)
 
     def diff_id_record(self, digest: Digest) -> Item:

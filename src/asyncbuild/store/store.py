@@ -260,6 +260,25 @@ class Store:
         with explained(self.root), self._journal.announced(item.kind, item.name):
             write_atomically(item.path, data, self._place.fresh("record"))
 
+    def put_kept(self, digest: str, data: bytes) -> None:
+        """Record an image that could not be pushed."""
+        item = self._layout.kept_record(digest)
+        with explained(self.root), self._journal.announced(item.kind, item.name):
+            write_atomically(item.path, data, self._place.fresh("record"))
+
+    def kept(self) -> tuple[bytes, ...]:
+        """The records of images that could not be pushed, the oldest first."""
+        with explained(self.root):
+            paths = list((self.root / "records" / "kept").iterdir())
+            return tuple(
+                path.read_bytes() for path in sorted(paths, key=lambda path: path.stat().st_mtime)
+            )
+
+    def drop_kept(self, digest: str) -> None:
+        """Forget an image that was recorded so."""
+        with explained(self.root):
+            self._layout.kept_record(digest).path.unlink(missing_ok=True)
+
     def tree(self, key: str) -> Path | None:
         """What the step with the key ``key`` changed, as an overlay lower directory."""
         path = self._layout.tree(key).path / _TREE

@@ -1,0 +1,1 @@
+"""Images that are there already: copied between registries, pushed from files, merged, shown."""
