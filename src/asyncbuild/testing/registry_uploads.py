@@ -50,7 +50,9 @@ class Uploads:
         """A request to a session's URL."""
         upload = self.sessions.get(number)
         query = dict(parse_qsl(asked.query))
-        if upload is None or query.get("_state") != f"{upload.state}=":
+        telling = asked.method in ("GET", "HEAD") and self.resumable
+        current = upload is not None and query.get("_state") == f"{upload.state}="
+        if upload is None or not (current or telling):
             return error_answer(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
         if asked.method == "DELETE":
             del self.sessions[number]
