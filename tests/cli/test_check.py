@@ -25,7 +25,7 @@ def test_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", context(tmp_path, FAULTY)]) == 1
     text = capsys.readouterr().out
     file = tmp_path / "Dockerfile"
-    assert f"{file}:1:1: the stage's name Build is not in lower case (StageNameCasing)" in text
+    assert f"{file}:1:17: the stage's name Build is not in lower case (StageNameCasing)" in text
     assert "  >>>    4 | ENV a b\n  do: Write NAME=value" in text
     assert "  see: docs/reference/checks.md#copyignoredfile" in text
     assert text.endswith(f"{file}: 3 findings\n")
@@ -48,7 +48,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     last = value["warnings"][-1]
     assert last["location"]["ranges"] == [
-        {"start": {"line": 5, "character": 0}, "end": {"line": 5}}
+        {"start": {"line": 5, "character": 5}, "end": {"line": 5}}
     ]
     assert set(last) == {"ruleName", "description", "url", "detail", "advice", "location"}
     assert base64.b64decode(value["sources"][0]["data"]).decode() == FAULTY
