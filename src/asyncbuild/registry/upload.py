@@ -69,6 +69,7 @@ class _Delivery:
     total: int | None = None
     failures: int = 0
     best: int = 0
+    arrived: bool = False
 
     @property
     def complete(self) -> bool:
@@ -158,10 +159,12 @@ class UploadSession:
     # --- one blob, however often it takes ------------------------------------------------------------
 
     async def _deliver(self, delivery: _Delivery) -> None:
-        while self._open:
+        while not delivery.arrived:
             failed = await self._attempt(delivery)
             if failed is None:
                 return
+            if not self._open:
+                raise failed.error  # aborted meanwhile
             await self._recover(delivery, failed)
 
     async def _attempt(self, delivery: _Delivery) -> Failed | None:
@@ -235,7 +238,7 @@ class UploadSession:
         if known is not None:
             delivery.confirm(known)
         elif delivery.digest is not None and await self._has(delivery.digest):
-            self._open = False
+            delivery.arrived, self._open = True, False
         else:
             await self._begin_again(delivery)
         if not (delivery.body.replayable or delivery.complete):

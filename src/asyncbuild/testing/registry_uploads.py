@@ -69,6 +69,8 @@ class Uploads:
             if not self.resumable:
                 self.sessions.pop(number, None)
             raise
+        if number not in self.sessions:  # ended while its body came
+            return error_answer(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
         if asked.method == "PATCH":
             return Answered(202, self._told(asked, number))
         return self._close(number, Digest.parse(query["digest"]))
