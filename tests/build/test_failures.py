@@ -232,7 +232,7 @@ FAILURES = {
         faults=_always(Respond(500), "PUT", "/manifests/"),
     ),
     "tag not permitted": Failure(
-        COPIES, 77, ("not allowed: push app:1", "DENIED: protected"),
+        COPIES, 73, ("not allowed: push app:1", "DENIED: protected"),
         faults=_always(
             Respond(403, b'{"errors":[{"code":"DENIED","message":"protected"}]}'), "PUT", "/manifests/"
         ),

@@ -327,7 +327,7 @@ def test_helper_without_a_login(shm_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("echo locked >&2; exit 1", r"fails for a \(code 1\): locked"),
+        ("echo locked >&2; exit 1", r"get fails \(code 1\): locked"),
         ("echo not JSON", "answers with what is no login"),
         ("echo '{}'", "answers with what is no login"),
     ],

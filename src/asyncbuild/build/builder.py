@@ -21,13 +21,13 @@ from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.checking import check_late, tell_notices
 from asyncbuild.build.entitlements import check_plan_entitlements
 from asyncbuild.build.executor import execute_stage
-from asyncbuild.build.futures import Future, Ledger
+from asyncbuild.build.futures import Ledger
 from asyncbuild.build.job import Job, time_text
+from asyncbuild.build.keeping import keep_unpushed
 from asyncbuild.build.keys import stage_keys
 from asyncbuild.build.layers import BaseLayer, layer_identity
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.outlines import outline_of
-from asyncbuild.build.publish import Destination
 from asyncbuild.build.request import BuildRequest, BuildResult
 from asyncbuild.build.session import Session, StageWork
 from asyncbuild.build.squash import squashed
@@ -56,7 +56,6 @@ from asyncbuild.plan.nouns import Plan
 from asyncbuild.plan.planner import PlanRequest, make_plan
 from asyncbuild.plan.remotes import check_plan_remotes
 from asyncbuild.registry.registries import Registries, RegistrySettings
-from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import (
     BuildFinished,
     BuildStarted,
@@ -235,9 +234,13 @@ async def _run(session: Session) -> BuildResult:
         image = await _image(session, state)
         async with trio.open_nursery() as nursery:
             for destination, upload in zip(session.destinations, configs, strict=True):
-                nursery.start_soon(_finish, session, destination, upload, image)
+                finish = partial(
+                    destination.finish, keep_immutable=session.request.keep_immutable_tags
+                )
+                nursery.start_soon(finish, image.config, upload, image.manifest)
         await _write_outputs(session, state, image)
         await session.cache.finish(session.request.cache_patience)
+        await keep_unpushed(session, state, image)
     finally:
         await _abandon_uploads(session)
     config = ImageConfig.parse(image.config)
@@ -315,16 +318,6 @@ def _inline_cache(session: Session, state: StageState) -> Mapping[str, Any]:
     if not any(place.inline for place in session.request.cache_to):
         return {}
     return encode_inline([made.keys for made in state.chain])
-
-
-async def _finish(
-    session: Session, destination: Destination, upload: Future[UploadSession], image: BuiltImage
-) -> None:
-    """What is left when the last layer is packed: its closing request beside the config, then the tags."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(destination.send_config, image.config, upload)
-        nursery.start_soon(destination.wait_layers)
-    await destination.tag(image.manifest, keep_immutable=session.request.keep_immutable_tags)
 
 
 async def _write_outputs(session: Session, state: StageState, image: BuiltImage) -> None:

@@ -30,7 +30,7 @@ from asyncbuild.build.outcome import one_error
 from asyncbuild.build.supply import Supply
 from asyncbuild.errors import NotAuthorized, PushFailed, RateLimited, RegistryError
 from asyncbuild.image.digest import Digest
-from asyncbuild.image.manifest import DOCKER_FOREIGN_LAYER, Descriptor, Manifest
+from asyncbuild.image.manifest import Descriptor, Manifest, is_foreign
 from asyncbuild.image.reference import Reference
 from asyncbuild.registry.upload import Mounted, UploadSession
 from asyncbuild.report.events import (
@@ -50,13 +50,10 @@ SMALL = 1 << 20
 WORTH_ASKING = 4 << 20
 """Bytes. With this much left to send, one request that asks whether the layer exists is cheap."""
 
-_IMMUTABLE = (
-    "The repository has enabled tag immutability",
-    "cannot be overwritten because the tag is immutable",
-)
-"""What Google's Artifact Registry and Amazon's ECR say to a tag that they do not let be moved."""
-
-_KEPT = "the steps that were done are kept in the store: the same command begins behind them"
+_IMMUTABLE = "immutab"
+"""What is in the words of Google's Artifact Registry, Amazon's ECR and Harbor for a tag that may not be
+moved.
+"""
 _NO_REPOSITORY = (
     "is the name right? some registries want a repository to be made before the first push"
 )
@@ -74,7 +71,8 @@ class PublishStatistics:
 class Destination:
     """One repository that the image goes to, under one or more tags.
 
-    Everything that is started here is required, unless said otherwise: an error cancels the nursery.
+    A registry's error ends the sending, not the build: ``failure`` tells it to whoever has the finished
+    image. Any other error cancels the nursery, if the destination is required.
     """
 
     def __init__(
@@ -95,6 +93,7 @@ class Destination:
         self.registry = references[0].registry
         self.repository = references[0].repository
         self.statistics = PublishStatistics()
+        self.failure: RegistryError | None = None
         self._job = job
         self._supply = supply
         self._client = job.registries.client(self.registry)
@@ -118,6 +117,33 @@ class Destination:
             return
         arrived = self._arrivals[layer] = self._job.ledger.promise(f"{self.repository}: {layer}")
         self._job.nursery.start_soon(self._send, layer, session, arrived)
+
+    async def finish(
+        self,
+        config: bytes,
+        session: Future[UploadSession],
+        manifest: Manifest,
+        *,
+        keep_immutable: bool = False,
+    ) -> None:
+        """What is left when the last layer is packed: its closing request beside the config, then the
+        tags. A registry's error becomes ``failure``.
+        """
+        try:
+            with one_error():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.send_config, config, session)
+                    nursery.start_soon(self.wait_layers)
+                await self.tag(manifest, keep_immutable=keep_immutable)
+        except RegistryError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: RegistryError) -> None:
+        """Send nothing more; the first error counts."""
+        if self.failure is None:
+            self.failure = error
+            text = f"{error.message}; the build goes on, and keeps the image"
+            self._job.reporter.emit(WarningRaised(text))
 
     async def send_config(self, raw: bytes, session: Future[UploadSession]) -> None:
         """Bring the configuration here; returns when it has arrived."""
@@ -155,7 +181,7 @@ class Destination:
                     self.repository, identifier, manifest.raw, manifest.media_type
                 )
         except RegistryError as error:
-            if not (keep_immutable and any(words in error.message for words in _IMMUTABLE)):
+            if not (keep_immutable and _IMMUTABLE in error.message.lower()):
                 raise
             self._job.reporter.emit(WarningRaised(f"{reference} is immutable and stays as it is"))
             return
@@ -182,7 +208,7 @@ class Destination:
             if exchange.method == "POST" and exchange.status is None:
                 raise  # the registry is not there: nothing was sent yet
             unknown = exchange.method == "POST" and exchange.status == 404
-            hint = _NO_REPOSITORY if unknown else _KEPT
+            hint = _NO_REPOSITORY if unknown else None
             name = f"{self.registry}/{self.repository}"
             failed = PushFailed(f"cannot push to {name}: {error.message}", hint=hint)
             failed.exchange = exchange
@@ -192,11 +218,18 @@ class Destination:
         self, layer: ImageLayer, session: Future[UploadSession] | None, arrived: Promise[None]
     ) -> None:
         try:
+            if self.failure is not None:
+                arrived.fail(self.failure)
+                return
             with self._pushing():
                 if isinstance(layer, BaseLayer):
                     await self._send_base(layer)
                 else:
                     await self._send_new(layer, session or self.open_session())
+        except RegistryError as error:
+            if self._required:
+                self._give_up(error)
+            arrived.fail(error)
         except BaseException as error:
             if self._required or not isinstance(error, Exception):
                 arrived.abandon()
@@ -207,7 +240,7 @@ class Destination:
 
     async def _send_base(self, layer: BaseLayer) -> None:
         descriptor = layer.descriptor
-        if descriptor.media_type == DOCKER_FOREIGN_LAYER or descriptor.urls:
+        if is_foreign(descriptor):
             return  # not ours to distribute; the manifest says where it is
         source = layer.origin.repository if self._is_here(layer.origin) else None
         if source == self.repository:
@@ -254,7 +287,10 @@ class Destination:
         await layer.file.wait_size(SMALL)
         if layer.file.size <= SMALL:
             return False
-        await self._primary.arrival(layer).wait()
+        try:
+            await self._primary.arrival(layer).wait()
+        except RegistryError:
+            return False
         digest = (await layer.packed.wait()).descriptor.digest
         source = self._primary.repository
         answer = await self._client.mount_or_start_upload(self.repository, digest, source)

@@ -21,7 +21,6 @@ import fnmatch
 import json
 import os
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -295,15 +294,40 @@ async def ask_helper(name: str, registry: str, environ: Mapping[str, str] | None
 
     A helper that does not know the host answers with an error of a fixed text: that is anonymous.
     """
+    server = DOCKER_HUB_KEY if host_of_key(registry) == DOCKER_HUB else registry
+    try:
+        said = await run_helper(name, "get", server.encode(), environ)
+    except LoginUnknown:
+        return ANONYMOUS
+    try:
+        document = json.loads(said)
+        username, secret = str(document["Username"]), str(document["Secret"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"docker-credential-{name} answers with what is no login for {registry}"
+        ) from None
+    if username == "<token>":
+        return Credential(identity_token=secret)
+    return Credential(username, secret)
+
+
+class LoginUnknown(InputError):
+    """A credential helper knows no login for a host."""
+
+
+async def run_helper(name: str, action: str, sent: bytes, environ: Mapping[str, str] | None) -> str:
+    """Run ``docker-credential-NAME ACTION`` and return what it says; ``sent`` is its standard input.
+
+    Raises `LoginUnknown`, and `InputError` for a helper that cannot be run or fails.
+    """
     if not _HELPER_NAME.fullmatch(name):
         raise InputError(f"{name!r} is not the name of a credential helper")
     program = f"docker-credential-{name}"
-    server = DOCKER_HUB_KEY if host_of_key(registry) == DOCKER_HUB else registry
     try:
         with trio.fail_after(HELPER_SECONDS):
             done = await trio.run_process(
-                [program, "get"],
-                stdin=server.encode(),
+                [program, action],
+                stdin=sent,
                 capture_stdout=True,
                 capture_stderr=True,
                 check=False,
@@ -316,23 +340,10 @@ async def ask_helper(name: str, registry: str, environ: Mapping[str, str] | None
             f"{program} cannot be run: {error.strerror}",
             hint="docker's config.json names it (credHelpers or credsStore): install it, or remove it",
         ) from None
-    return _read_helper(program, registry, done)
-
-
-def _read_helper(
-    program: str, registry: str, done: subprocess.CompletedProcess[bytes]
-) -> Credential:
     said = done.stdout.decode("utf-8", "replace").strip()
-    if done.returncode != 0:
-        if "credentials not found" in said.lower():
-            return ANONYMOUS
-        text = printable(said or done.stderr.decode("utf-8", "replace").strip(), 200)
-        raise InputError(f"{program} fails for {registry} (code {done.returncode}): {text}")
-    try:
-        document = json.loads(said)
-        username, secret = str(document["Username"]), str(document["Secret"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{program} answers with what is no login for {registry}") from None
-    if username == "<token>":
-        return Credential(identity_token=secret)
-    return Credential(username, secret)
+    if done.returncode == 0:
+        return said
+    if "credentials not found" in said.lower():
+        raise LoginUnknown(f"{program} knows no login")
+    text = printable(said or done.stderr.decode("utf-8", "replace").strip(), 200)
+    raise InputError(f"{program} {action} fails (code {done.returncode}): {text}")
