@@ -29,12 +29,15 @@ from support.cases import (
     image_reference,
     load_case,
     make_context,
+    make_repositories,
     push_images,
+    serve_pages,
     tree_differences,
 )
 from support.images import push_index
 from support.pulled import Tree, inspect_config, pull, read_tree, unpack
 from support.registry import DockerRegistry, remove_tree, running_registry
+from support.sources import WebServer, running_web_server
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -175,8 +178,9 @@ def buildkit(state: Path, registry: DockerRegistry) -> Iterator[BuildKit]:
 class Bases:
     """The images that cases are built from, each read once."""
 
-    def __init__(self, registry: DockerRegistry, state: Path) -> None:
+    def __init__(self, registry: DockerRegistry, web: WebServer, state: Path) -> None:
         self.registry = registry
+        self.web = web
         self.state = state
         self._trees: dict[str, Tree] = {}
         bases.busybox_image().push(registry, "base/busybox")
@@ -205,7 +209,9 @@ def read_image(reference: str, state: Path) -> Tree:
 def differences(tool: Tool, case: Case, known: Bases, state: Path) -> list[str]:
     """What ``tool`` does on ``case`` that the case does not expect."""
     with tempfile.TemporaryDirectory(dir=state, ignore_cleanup_errors=True) as place:
-        context = make_context(case, known.registry, Path(place))
+        make_repositories(case, known.registry, known.web)
+        serve_pages(case, known.registry, known.web)
+        context = make_context(case, known.registry, known.web, Path(place))
         reference = f"{known.registry.host}/{tool.name}/{case.name}:latest"
         outcome = tool.build(case, context, reference)
     if outcome.code != 0:
@@ -258,8 +264,12 @@ def main() -> int:
     state = Path(tempfile.mkdtemp(prefix="asyncbuild-differential-", dir="/dev/shm"))
     unexplained = 0
     try:
-        with running_registry(state / "registry") as registry, contextlib.ExitStack() as stack:
-            known = Bases(registry, state)
+        with (
+            running_registry(state / "registry") as registry,
+            running_web_server(state / "web") as web,
+            contextlib.ExitStack() as stack,
+        ):
+            known = Bases(registry, web, state)
             for case in cases:
                 push_images(case, registry)
             tools: list[Tool] = []
