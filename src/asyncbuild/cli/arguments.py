@@ -6,6 +6,7 @@ import argparse
 
 from asyncbuild.cli.cache_options import add_cache_options
 from asyncbuild.cli.helptext import add_command
+from asyncbuild.cli.image_arguments import add_image_commands
 from asyncbuild.cli.registry_options import add_registry_options
 from asyncbuild.cli.run_options import add_run_options
 
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _check(commands)
     _pin(commands)
     _upkeep(commands)
+    add_image_commands(commands)
     commands.add_parser(  # it reads its own flags, by other rules than ours
         "kaniko",
         help="build from kaniko's command line (see: asyncbuild kaniko --help)",

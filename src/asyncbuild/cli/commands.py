@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from asyncbuild.cli import arguments
 from asyncbuild.errors import AsyncbuildError
@@ -12,6 +13,15 @@ from asyncbuild.errors import AsyncbuildError
 INTERRUPTED = 130
 TERMINATED = 143
 BROKEN = 70  # sysexits' EX_SOFTWARE: a fault of ours
+
+_IMAGE_COMMANDS = {
+    "push": "asyncbuild.cli.push",
+    "copy": "asyncbuild.cli.copy",
+    "inspect": "asyncbuild.cli.inspect",
+    "index": "asyncbuild.cli.index",
+    "login": "asyncbuild.cli.login",
+    "logout": "asyncbuild.cli.login",
+}
 
 
 def dispatch(words: Sequence[str]) -> int:
@@ -53,6 +63,9 @@ def _command(name: str) -> Callable[..., int]:
         from asyncbuild.cli import upkeep  # noqa: PLC0415
 
         return upkeep.du if name == "du" else upkeep.prune
+    if name in _IMAGE_COMMANDS:
+        command: Callable[..., int] = getattr(import_module(_IMAGE_COMMANDS[name]), name)
+        return command
     from asyncbuild.cli.build import build  # noqa: PLC0415
 
     return build

@@ -85,6 +85,15 @@ class Copier:
             for tag in names:
                 nursery.start_soon(self.name, image, tag)
 
+    async def copy_entries(self, source: Source, image: Fetched) -> None:
+        """Bring what ``image`` lists here, or itself if it is no index; under no name."""
+        if not isinstance(image.manifest, Index):
+            await self._copy(source, image, 0)
+            return
+        async with trio.open_nursery() as nursery:
+            for entry in {item.digest: item for item in image.manifest.manifests}.values():
+                nursery.start_soon(self._copy_entry, source, entry, 1)
+
     async def name(self, image: Fetched, tag: str) -> None:
         """Let a tag mean ``image``, which is here."""
         if await self._meaning(tag) != image.digest:

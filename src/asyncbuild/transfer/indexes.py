@@ -27,7 +27,9 @@ from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.registries import Registries
-from asyncbuild.transfer.copying import ATTESTATION_OF, with_annotations
+from asyncbuild.report.events import Reporter
+from asyncbuild.transfer.copying import ATTESTATION_OF, Copier, as_fetched, with_annotations
+from asyncbuild.transfer.sources import RegistrySource
 
 _ATTESTATION_PLATFORM = Platform("unknown", "unknown")
 
@@ -134,3 +136,42 @@ def _annotated(entry: Descriptor, annotations: IndexAnnotations) -> Descriptor:
         if platform is None or (entry.platform is not None and platform.accepts(entry.platform))
     }
     return with_annotations(entry, extra)
+
+
+def index_of(parts: Sequence[Part], annotations: IndexAnnotations) -> Fetched:
+    """What is pushed: an index that is the only part stays as it is, unless it is annotated."""
+    plain = not (annotations.index or annotations.entries)
+    if len(parts) == 1 and isinstance(parts[0].fetched.manifest, Index) and plain:
+        return parts[0].fetched
+    return as_fetched(merge(parts, annotations))
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPush:
+    """An index on its way: what it is made of, and what that is."""
+
+    registries: Registries
+    reporter: Reporter
+    nursery: trio.Nursery
+    parts: Sequence[Part]
+    index: Fetched
+
+    async def run(self, names: Iterable[Reference]) -> None:
+        """Bring every part to every repository that is named, then the index under its names."""
+        tags: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            tags.setdefault((name.registry, name.repository), []).append(name.tag or "latest")
+        async with trio.open_nursery() as nursery:
+            for (registry, repository), found in tags.items():
+                copier = Copier(self.registries, self.reporter, registry, repository)
+                nursery.start_soon(self._push, copier, found)
+
+    async def _push(self, copier: Copier, tags: Iterable[str]) -> None:
+        async with trio.open_nursery() as nursery:
+            for part in self.parts:
+                client = self.registries.client(part.reference.registry)
+                source = RegistrySource(client, part.reference, self.nursery)
+                nursery.start_soon(copier.copy_entries, source, part.fetched)
+        async with trio.open_nursery() as nursery:
+            for tag in tags:
+                nursery.start_soon(copier.name, self.index, tag)

@@ -1,0 +1,36 @@
+"""``asyncbuild copy``: from registry to registry."""
+
+from __future__ import annotations
+
+import argparse
+
+from asyncbuild.cli.transferring import (
+    Desk,
+    copy_everywhere,
+    narrowed,
+    platforms,
+    reference_of,
+    references,
+    transfer,
+)
+from asyncbuild.image.digest import Digest
+from asyncbuild.transfer.sources import RegistrySource
+
+
+def copy(options: argparse.Namespace) -> int:
+    """Copy an image to every name."""
+    source = reference_of(options.source)
+    names = references(options.destinations, "")
+    wanted = platforms(options.platform)
+
+    async def work(desk: Desk) -> Digest:
+        client = desk.registries.client(source.registry)
+        client.expect(source.repository, "pull")
+        for name in names:
+            desk.registries.client(name.registry).expect(name.repository, "pull", "push")
+        place = RegistrySource(client, source, desk.nursery)
+        image = await narrowed(place, await client.resolve(source), wanted)
+        await copy_everywhere(desk, place, image, names)
+        return image.digest
+
+    return transfer(options, work)
