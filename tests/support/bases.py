@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -41,6 +42,7 @@ nogroup:x:65534:
 _DEBIAN_RECIPE = "2"  # part of the cached file's name: changes with what _bootstrap does
 
 
+@functools.cache
 def busybox_layer() -> Layer:
     """A root file system around one static program; depends on nothing but its bytes."""
     program = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()

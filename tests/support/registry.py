@@ -74,6 +74,8 @@ class DockerRegistry:
         self.log = log
         self.login = login
         self.tls = tls
+        self._log_read = 0  # bytes of the log's whole lines that are in _seen
+        self._seen: list[Request] = []
 
     @property
     def username(self) -> str:
@@ -129,12 +131,22 @@ class DockerRegistry:
         marker = f"/v2/?mark={time.monotonic_ns()}"
         self.call("GET", marker)
         deadline = time.monotonic() + _START_SECONDS
-        while marker not in (text := self.log.read_text(encoding="utf-8", errors="replace")):
+        while not self._read_log(marker):
             if time.monotonic() > deadline:
                 raise TimeoutError("the registry's log does not show its last request")
             time.sleep(0.002)
-        found = [request for line in text.splitlines() if (request := _parse(line)) is not None]
-        return [request for request in found if request.user_agent != _MARK][since:]
+        return self._seen[since:]
+
+    def _read_log(self, marker: str) -> bool:
+        """Take in the log's new lines; whether ``marker`` is among them."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_read)
+            new, end, _ = log.read().rpartition(b"\n")
+        self._log_read += len(new) + len(end)
+        lines = new.decode(errors="replace").splitlines()
+        found = [request for line in lines if (request := _parse(line)) is not None]
+        self._seen += [request for request in found if request.user_agent != _MARK]
+        return any(request.path == marker for request in found)
 
     def mark(self) -> int:
         """How many requests there were until now: the ``since`` of a later ``requests``."""
