@@ -7,6 +7,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from asyncbuild.store.removal import remove_tree
 from support.overlay import as_nobody, mount_bind, unmount, with_private_mounts
 
@@ -94,3 +96,20 @@ def test_a_mount_point_is_left_alone(shm_path: Path) -> None:
     with_private_mounts(work)
     assert (precious / "file").exists()
     assert os.listdir(shm_path / "tree") == ["mnt"]
+
+
+def test_a_removal_that_is_ended(shm_path: Path) -> None:
+    """What ``check`` raises ends a removal between two directories; no descriptor stays open, and what is
+    left keeps a name by which it is found again.
+    """
+    tree = shm_path / "dead-tree"
+    (tree / "/".join(["d"] * 80)).mkdir(parents=True)
+    before = len(os.listdir("/proc/self/fd"))
+    calls = iter(range(70))
+    with pytest.raises(StopIteration):
+        remove_tree(tree, lambda: next(calls))
+    assert len(os.listdir("/proc/self/fd")) == before
+    left = os.listdir(shm_path)
+    assert left
+    assert all(name.startswith("dead-tree") for name in left)
+    assert all(remove_tree(shm_path / name) for name in left)

@@ -354,7 +354,7 @@ async def _abandon_uploads(session: Session) -> None:
 async def _sweep(store: Store, seconds: float | None) -> None:
     """Remove what this build discarded and dead ones left, for at most ``seconds``."""
     with trio.move_on_after(math.inf if seconds is None else seconds):
-        await trio.to_thread.run_sync(store.sweep, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(store.sweep, trio.from_thread.check_cancelled)
 
 
 def _statistics(session: Session) -> Statistics:

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 _DEEPEST = 60
@@ -23,17 +24,18 @@ _LOCKING_FLAGS = 0x10 | 0x20  # immutable, append only
 _REFUSED = (errno.EACCES, errno.EPERM)
 
 
-def remove_tree(path: Path) -> bool:
+def remove_tree(path: Path, check: Callable[[], object] = int) -> bool:
     """Remove ``path`` and everything below it; False if something refused to go.
 
-    What another process removes meanwhile is no failure.
+    What another process removes meanwhile is no failure. ``check`` is called before every directory, and
+    may end this by an exception; what is left then has a name that begins as that of ``path`` does.
     """
     try:
         top = os.open(path.parent, _DIRECTORY)
     except FileNotFoundError:
         return True
     try:
-        return _Removal(top).remove_all(path.name)
+        return _Removal(top, path.name, check).remove_all()
     finally:
         os.close(top)
 
@@ -41,14 +43,15 @@ def remove_tree(path: Path) -> bool:
 class _Removal:
     """One removal; ``top`` is where branches that grow too deep are hung up to be removed anew."""
 
-    def __init__(self, top: int) -> None:
+    def __init__(self, top: int, name: str, check: Callable[[], object]) -> None:
         self._top = top
+        self._name = name
+        self._check = check
         self._hung = 0
-        self._branches: list[str] = []
+        self._branches = [name]
 
-    def remove_all(self, name: str) -> bool:
-        """Remove ``name`` in the top directory, and every branch that is hung up on the way."""
-        self._branches.append(name)
+    def remove_all(self) -> bool:
+        """Remove the name in the top directory, and every branch that is hung up on the way."""
         everything = True
         while self._branches:
             everything &= self.remove(self._top, self._branches.pop(), 0)
@@ -82,6 +85,7 @@ class _Removal:
         return _insist(parent, name, is_directory=True) and everything
 
     def _empty(self, directory: int, depth: int) -> bool:
+        self._check()
         with os.scandir(directory) as entries:
             found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         everything = True
@@ -97,7 +101,7 @@ class _Removal:
 
     def _hang(self, parent: int, name: str) -> bool:
         self._hung += 1
-        branch = f".removing-{os.getpid()}-{id(self):x}-{self._hung}"
+        branch = f"{self._name[:100]}-{os.getpid()}-{id(self):x}-{self._hung}"
         try:
             os.rename(name, branch, src_dir_fd=parent, dst_dir_fd=self._top)
         except FileNotFoundError:

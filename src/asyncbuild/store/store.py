@@ -15,7 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -310,10 +310,14 @@ class Store:
         with explained(self.root):
             self._place.discard(path)
 
-    def sweep(self) -> int:
-        """Remove what was discarded and what dead processes left; slow, for the end of a build."""
+    def sweep(self, check: Callable[[], object] = int) -> int:
+        """Remove what was discarded and what dead processes left; slow, for the end of a build.
+
+        ``check`` is called before every directory: what it raises ends this, and the rest is left for
+        another time.
+        """
         with explained(self.root):
-            return remove_dead(self._layout.tmp)
+            return remove_dead(self._layout.tmp, check)
 
     def sync(self) -> None:
         """Write everything committed so far to the disk, so that a crash puts none of it in doubt."""

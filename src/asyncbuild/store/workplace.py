@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from asyncbuild.store.removal import remove_tree
@@ -63,9 +64,12 @@ def bury_dead(tmp: Path) -> None:
                 path.rename(tmp / f"{_DEAD}{path.name}")
 
 
-def remove_dead(tmp: Path) -> int:
-    """Remove what was set aside; the number of trees that are gone. It may take a while."""
-    return sum(remove_tree(path) for path in tmp.iterdir() if path.name.startswith(_DEAD))
+def remove_dead(tmp: Path, check: Callable[[], object] = int) -> int:
+    """Remove what was set aside; the number of trees that are gone. It may take a while; ``check`` may
+    end it by an exception.
+    """
+    dead = [path for path in tmp.iterdir() if path.name.startswith(_DEAD)]
+    return sum(remove_tree(path, check) for path in dead)
 
 
 def _is_dead(path: Path) -> bool:
