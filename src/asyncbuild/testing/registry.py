@@ -26,6 +26,7 @@ from asyncbuild.image.manifest import (
     Descriptor,
     Index,
     Manifest,
+    is_foreign,
     parse_manifest,
 )
 from asyncbuild.image.platform import Platform
@@ -40,6 +41,7 @@ from asyncbuild.testing.exchanges import (
     spoilt,
 )
 from asyncbuild.testing.faults import Delay, DropUpload, Faults
+from asyncbuild.testing.quirks import Quirks, TooLarge
 from asyncbuild.testing.registry_auth import Access, Doorkeeper, OpenAccess, TokenAccess
 from asyncbuild.testing.registry_uploads import Upload, Uploads
 
@@ -53,6 +55,7 @@ class RegistryDouble:
     """The registry. Everything in it may be looked at and changed by a test.
 
     ``blob_host``: GET of a blob redirects to ``/cdn/DIGEST`` there. ``mounts`` False: no blob is mounted.
+    ``quirks``: what it does otherwise than the specification says, or than most do.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class RegistryDouble:
         self.doorkeeper = Doorkeeper(access or OpenAccess())
         self.blob_host = blob_host
         self.mounts = mounts
+        self.quirks = Quirks()
         self.faults = Faults()
         self.log: list[LoggedRequest] = []
         self.blobs: dict[str, dict[Digest, bytes]] = {}
@@ -155,9 +159,19 @@ class RegistryDouble:
             await trio.sleep(action.seconds)
         answered = instead(action)
         if answered is None:
-            answered = spoilt(await self._answer(asked), action)
+            answered = spoilt(await self._with_quirks(asked), action)
         entry.status = answered.status
         return answered
+
+    async def _with_quirks(self, asked: Asked) -> Answered:
+        quirks = self.quirks
+        try:
+            asked = quirks.asked(asked)
+            refused = quirks.refuses(asked)
+            answered = refused if refused is not None else await self._answer(asked)
+        except TooLarge:
+            return Answered(413, {"content-type": "text/html"}, b"<html>too large</html>")
+        return quirks.answered(asked, answered)
 
     async def _answer(self, asked: Asked) -> Answered:
         doorkeeper = self.doorkeeper
@@ -170,6 +184,8 @@ class RegistryDouble:
             return Answered(status, {"content-type": "application/json"}, body)
         if asked.path.startswith("/cdn/"):
             return self._cdn(asked)
+        if asked.host == self.quirks.upload_host:
+            return await self._route(asked)
         needed = _needed(asked)
         authorization = asked.headers.get("authorization", "")
         verdict = doorkeeper.check(authorization, needed, self._realm(asked), now)
@@ -224,7 +240,8 @@ class RegistryDouble:
         manifest = parse_manifest(raw, asked.headers.get("content-type", ""))
         if isinstance(manifest, Manifest):
             known = self.blobs.get(name, {})
-            missing = [e for e in (manifest.config, *manifest.layers) if e.digest not in known]
+            wanted = (manifest.config, *(e for e in manifest.layers if not is_foreign(e)))
+            missing = [e for e in wanted if e.digest not in known]
         else:
             missing = [
                 e for e in manifest.manifests if e.digest not in self.manifests.get(name, {})
@@ -233,6 +250,9 @@ class RegistryDouble:
             return error_answer(400, "MANIFEST_BLOB_UNKNOWN", f"{missing[0].digest} unknown")
         if ":" in reference and reference != str(manifest.digest):
             return error_answer(400, "DIGEST_INVALID", "another digest")
+        held = self.tags.get(name, {}).get(reference)
+        if self.quirks.immutable is not None and held not in (None, manifest.digest):
+            return error_answer(self.quirks.immutable[0], "DENIED", self.quirks.immutable[1])
         self.add_manifest(name, None if ":" in reference else reference, manifest)
         place = f"/v2/{name}/manifests/{manifest.digest}"
         return Answered(
@@ -260,6 +280,10 @@ class RegistryDouble:
         if "mount" in query and self.mounts:
             digest = Digest.parse(query["mount"])
             data = self.blobs.get(query.get("from", ""), {}).get(digest)
+            if self.quirks.mounts_unnamed:
+                data = next(
+                    (found[digest] for found in self.blobs.values() if digest in found), None
+                )
             if data is not None:
                 self.blobs.setdefault(name, {})[digest] = data
                 return Answered(201, {"location": f"/v2/{name}/blobs/{digest}"})
