@@ -52,6 +52,7 @@ from asyncbuild.image.manifest import (
 )
 from asyncbuild.output.built import BuiltImage
 from asyncbuild.output.write import write_output
+from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
 from asyncbuild.plan.nouns import Plan
 from asyncbuild.plan.planner import PlanRequest, make_plan
 from asyncbuild.plan.remotes import check_plan_remotes
@@ -82,6 +83,7 @@ def plan_build(request: BuildRequest) -> Plan:
             build_platform=request.build_platform,
             build_args=request.build_args,
             target=request.target,
+            contexts=NamedContexts.parse(request.contexts),
         ),
     )
     check_plan_remotes(plan)
@@ -214,6 +216,8 @@ async def _run(session: Session) -> BuildResult:
     """The main line: everything is started, then the image is what the target's stage ends with."""
     plan = session.plan
     for planned in plan.images:
+        if planned.image.reference.registry == LAYOUT_HOST:
+            continue
         client = session.job.registries.client(planned.image.reference.registry)
         client.expect(planned.image.reference.repository, "pull")
     for planned in plan.images:

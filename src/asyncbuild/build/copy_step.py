@@ -20,7 +20,7 @@ from asyncbuild.dockerfile.modes import ModeChange
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
 from asyncbuild.errors import DockerfileError
 from asyncbuild.layers.changeset import ChangeSet
-from asyncbuild.plan.nouns import ImageRef, Scratch, StageRef
+from asyncbuild.plan.nouns import ContextRef, ImageRef, Scratch, StageRef
 from asyncbuild.rootfs.users import owner_needs_names
 from asyncbuild.rootfs.view import View
 
@@ -68,6 +68,8 @@ async def _source_tree(at: At, instruction: ins.Copy | ins.Add) -> SourceTree:
         case ImageRef(reference, platform):
             image = await session.supply.image(reference, platform).wait()
             return await session.supply.files(image, _asked(instruction)).wait()
+        case ContextRef() as ref:
+            return await session.remotes.context(ref).wait()
         case Scratch():
             return View()
         case None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from asyncbuild.build.copy_step import find_path
@@ -27,7 +28,7 @@ from asyncbuild.context.sources import CopySource, not_found
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
-from asyncbuild.plan.nouns import Base, ImageRef, Scratch, StageRef
+from asyncbuild.plan.nouns import Base, ContextRef, ImageRef, Scratch, StageRef
 
 
 async def stage_keys(session: Session, index: int) -> StageKeys:
@@ -93,6 +94,10 @@ async def _sources(
             return ("image", image_recipe(image).key.hex, instruction.sources), False
         case Scratch():
             return ("scratch", instruction.sources), False
+        case ContextRef() as ref:
+            context = await session.remotes.context(ref).wait()
+            work = partial(session.read_contents, _fingerprint, session, context, instruction)
+            return tuple([await work(text) for text in instruction.sources]), False
     return tuple([await _source(session, instruction, text) for text in instruction.sources]), False
 
 
@@ -137,6 +142,9 @@ async def _shown(session: Session, source: Base | None, path: str) -> Value:
             return ("image", image_recipe(image).key.hex, path)
         case Scratch():
             return ("scratch", path)
+        case ContextRef() as ref:
+            files = await session.remotes.context(ref).wait()
+            return await session.read_contents(_fingerprint_of, session, files, path)
         case None:
             context = await session.context.wait()
             return await session.read_contents(_fingerprint_of, session, context, path)

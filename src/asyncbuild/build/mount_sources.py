@@ -15,7 +15,7 @@ from asyncbuild.context.sources import Explain, SourceTree, not_found
 from asyncbuild.dockerfile.mounts import Mount
 from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
 from asyncbuild.layers.paths import clean
-from asyncbuild.plan.nouns import ImageRef, Scratch, StageRef
+from asyncbuild.plan.nouns import ContextRef, ImageRef, Scratch, StageRef
 from asyncbuild.rootfs.view import DirectoryTree, View
 
 
@@ -71,6 +71,10 @@ async def find_mount_source(at: At, place: int, mount: Mount) -> MountSource:
             view = View([DirectoryTree(path) for path in layers])
             identity = f"image {image.manifest.digest}"
             source = MountSource(view, "", Kind.DIRECTORY, layers, identity=identity)
+        case ContextRef() as ref:
+            files = await session.remotes.context(ref).wait()
+            explain = files.explain
+            source = MountSource(files, "", Kind.DIRECTORY, context=files)
         case Scratch():
             source = MountSource(View(), "", Kind.DIRECTORY, (), identity="scratch")
         case None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
@@ -14,13 +17,20 @@ from asyncbuild.build.git import Checkout, Found, Git
 from asyncbuild.build.job import Job
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.cache.keys import Value
-from asyncbuild.context.directory import DirectoryContext
+from asyncbuild.context.directory import DirectoryContext, open_context
 from asyncbuild.context.selection import Selection
 from asyncbuild.context.sources import CopySource
 from asyncbuild.dockerfile.instructions import Add
-from asyncbuild.dockerfile.remote import GitReference, Remote, WebFile, parse_remote
+from asyncbuild.dockerfile.remote import (
+    GitReference,
+    Remote,
+    WebFile,
+    parse_context_remote,
+    parse_remote,
+)
 from asyncbuild.image.digest import Digest
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
+from asyncbuild.plan.nouns import ContextRef
 
 T = TypeVar("T")
 
@@ -67,6 +77,22 @@ class Remotes:
         checkout = await self.checkout(remote).wait()
         return await trio.to_thread.run_sync(_tree_source, checkout, instruction.excludes)
 
+    def context(self, ref: ContextRef) -> Future[DirectoryContext]:
+        """The files of a named build context."""
+        label = f"context {ref.name}"
+        return self._flight(ref, self._open_context, ref, label=label)
+
+    async def _open_context(self, ref: ContextRef) -> DirectoryContext:
+        remote = parse_context_remote(ref.place)
+        if isinstance(remote, GitReference):
+            checkout = await self.checkout(remote).wait()
+            return DirectoryContext(checkout.path)
+        if remote is not None:
+            fetched = await self.file(remote).wait()
+            work = await trio.to_thread.run_sync(self._tools.store.new_work, "context", "fs")
+            return await trio.to_thread.run_sync(directory_of_file, fetched, work / "fs")
+        return await trio.to_thread.run_sync(open_context, Path(ref.place), None)
+
     async def fingerprint(self, instruction: Add, remote: Remote) -> Value:
         """What one source of a resolved ADD is, for its key; fetched only where nothing else tells."""
         if isinstance(remote, WebFile):
@@ -85,10 +111,16 @@ class Remotes:
             self._job.closing.push_async_callback(self._web.aclose)
         return self._web
 
-    def _flight(self, key: Hashable, work: Callable[..., Awaitable[T]], *args: Any) -> Future[T]:
+    def _flight(
+        self,
+        key: Hashable,
+        work: Callable[..., Awaitable[T]],
+        *args: Any,
+        label: str | None = None,
+    ) -> Future[T]:
         if key not in self._flights:
-            label = f"fetch {args[0].shown}"
-            self._flights[key] = self._job.ledger.spawn(self._job.nursery, label, work, *args)
+            named = label or f"fetch {args[0].shown}"
+            self._flights[key] = self._job.ledger.spawn(self._job.nursery, named, work, *args)
         return self._flights[key]
 
 
@@ -104,6 +136,15 @@ def fetch_tools(job: Job, request: BuildRequest) -> FetchTools:
         policy=settings.policy,
         chance=settings.chance,
     )
+
+
+def directory_of_file(fetched: FetchedFile, directory: Path) -> DirectoryContext:
+    """The context that a URL of one file is: the file, called ``context`` (dockerui ``NamedContext``)."""
+    target = directory / "context"
+    shutil.copyfile(fetched.path, target)
+    target.chmod(_FILE_MODE)
+    os.utime(target, ns=(fetched.modified_ns, fetched.modified_ns))
+    return DirectoryContext(directory)
 
 
 def remote_of(instruction: Add, source: str) -> Remote | None:

@@ -42,10 +42,13 @@ class CachePlace:
 class BuildRequest:
     """One build.
 
-    ``context`` is a directory; None builds without one. ``dockerfile`` is the text, ``dockerfile_path``
-    what errors call it and where its own ignore file is looked for. ``destinations`` are pushed to;
-    ``outputs`` are written on this machine. A build argument without a value is taken from the
-    environment by the caller, and left out if it is not there. ``created`` is in seconds since the epoch.
+    ``context`` is a directory; None builds without one. ``context_is_remote``: it was a repository or an
+    archive; then files keep their owners, and no ignore file counts (as in BuildKit). ``contexts`` are
+    named ones: a name, and a place (see `asyncbuild.plan.contexts`). ``dockerfile`` is the text, and
+    ``dockerfile_path`` what errors call it and where its own ignore file is looked for. ``destinations``
+    are pushed to; ``outputs`` are written on this machine. A build argument without a value is taken
+    from the environment by the caller, and left out if it is not there. ``created`` is in seconds since
+    the epoch.
     ``created_is_fixed`` (SOURCE_DATE_EPOCH): the image is of that time, even if all of it was cached.
     ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
@@ -70,6 +73,8 @@ class BuildRequest:
     add_hosts: tuple[tuple[str, str], ...] = ()
     network: str = "default"
     run: RunOptions = field(default_factory=RunOptions)
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    context_is_remote: bool = False
     compression: Compression = GZIP
     docker_media_types: bool | None = False
     keep_immutable_tags: bool = False

@@ -40,7 +40,8 @@ from asyncbuild.image.digest import Digest
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.trim import Trim
-from asyncbuild.plan.nouns import ImageRef, Need, Plan, PlanStage, StageRef
+from asyncbuild.plan.contexts import NamedContexts
+from asyncbuild.plan.nouns import ContextRef, ImageRef, Need, Plan, PlanStage, StageRef
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import Event, Outcome
 
@@ -68,7 +69,9 @@ class Session:
         self.job = job
         self.request = request
         self.plan = plan
-        self.supply = Supply(job, keep_blobs=bool(request.outputs) or _leaves_home(request, plan))
+        layouts = NamedContexts.parse(plan.contexts).layouts
+        keep = bool(request.outputs) or _leaves_home(request, plan)
+        self.supply = Supply(job, keep_blobs=keep, layouts=layouts)
         newest = request.created if request.clamp_times else None
         trim = Trim.of(request.ignored_paths, newest)
         self.packer = Packer(job, request.compression, trim)
@@ -160,6 +163,8 @@ class Session:
             match source:
                 case StageRef(index):
                     self.stage(index)
+                case ContextRef():
+                    self.remotes.context(source)
                 case ImageRef() as image if isinstance(step.instruction, Copy):
                     self.job.nursery.start_soon(
                         self._prefetch_files, image, step.instruction.sources
@@ -225,6 +230,9 @@ class Session:
 
     async def _open_context(self) -> DirectoryContext:
         request = self.request
+        if request.context_is_remote:
+            opened = partial(DirectoryContext, request.context, owned=True)
+            return await trio.to_thread.run_sync(opened)
         return await trio.to_thread.run_sync(open_context, request.context, request.dockerfile_path)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from asyncbuild.build.fetching import Fetch
 from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import CHUNK, GrowingFile
 from asyncbuild.build.job import Job
+from asyncbuild.build.layouts import take_manifest
 from asyncbuild.build.turns import Turns
 from asyncbuild.cache.results import CachedLayer, CacheLost
 from asyncbuild.errors import (
@@ -38,6 +39,7 @@ from asyncbuild.image.manifest import Descriptor, Index, Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.changeset import Kind
+from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.report.events import (
     Direction,
     ImageResolved,
@@ -75,8 +77,14 @@ class BaseImage:
 class Supply:
     """All that a build takes from registries. Lives as long as the nursery."""
 
-    def __init__(self, job: Job, *, keep_blobs: bool) -> None:
-        """``keep_blobs``: base layers will be needed as blobs too (a local output, another registry)."""
+    def __init__(
+        self, job: Job, *, keep_blobs: bool, layouts: Mapping[str, str] | None = None
+    ) -> None:
+        """``keep_blobs``: base layers will be needed as blobs too (a local output, another registry).
+
+        ``layouts`` are the OCI layouts that have the images of `LAYOUT_HOST`, by repository.
+        """
+        self._layouts = {name: Path(path) for name, path in (layouts or {}).items()}
         self._job = job
         self._store = job.store
         self._keep_blobs = keep_blobs
@@ -84,7 +92,7 @@ class Supply:
         self._streams = trio.CapacityLimiter(MAX_STREAMS)
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
-        self.alternates: list[Path] = []
+        self.alternates: list[Path] = list(self._layouts.values())
         """OCI layouts of others whose blobs may be read (and are verified like a registry's)."""
 
     def _flight(
@@ -180,6 +188,9 @@ class Supply:
         return BaseImage(reference, manifest, _parse_config(reference, manifest, raw))
 
     async def _manifest(self, reference: Reference, identifier: str) -> Manifest | Index:
+        if reference.registry == LAYOUT_HOST:
+            layout = self._layouts[reference.repository]
+            return await trio.to_thread.run_sync(take_manifest, layout, identifier, self._store)
         client = self._job.registries.client(reference.registry)
         return (await client.get_manifest(reference.repository, identifier)).manifest
 

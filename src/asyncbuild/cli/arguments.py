@@ -71,7 +71,7 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         commands,
         "build CONTEXT",
         "build an image and push it",
-        "Build an image with the files of the directory CONTEXT and push it to every -t.",
+        "Build an image from CONTEXT (directory, archive, git or https URL) and push it to every -t.",
         _BUILD_EXAMPLE,
     )
     _dockerfile_arguments(build)
@@ -200,4 +200,11 @@ def _dockerfile_arguments(command: argparse.ArgumentParser) -> None:
     add("-f", "--file", metavar="FILE", help="Dockerfile (default: in CONTEXT; - is stdin)")
     add("--target", metavar="STAGE", help="build this stage instead of the last one")
     add("--build-arg", action="append", default=[], metavar="K[=V]", help="value for an ARG")
+    add(
+        "--build-context",
+        action="append",
+        default=[],
+        metavar="K=PLACE",
+        help="a directory, URL, docker-image://… for the name K",
+    )
     add("--platform", metavar="OS/ARCH", help="platform of the base images (default: this one)")

@@ -115,6 +115,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         cache_to=cache.targets,
         cache_ttl=cache.ttl,
         context=inputs.context,
+        context_is_remote=inputs.context_is_remote,
+        contexts=inputs.contexts.places,
         dockerfile=inputs.dockerfile,
         dockerfile_path=inputs.dockerfile_path,
         store=store_directory(options.store, os.environ),

@@ -11,7 +11,7 @@ import sys
 
 from asyncbuild.cli.findings import Report
 from asyncbuild.cli.inputs import Inputs, read_inputs
-from asyncbuild.context.ignorefile import load_ignore_file
+from asyncbuild.context.ignorefile import IgnoreFile, load_ignore_file
 from asyncbuild.dockerfile.instructions import Dockerfile
 from asyncbuild.dockerfile.lint import Findings, check_file
 from asyncbuild.dockerfile.parser import parse_dockerfile
@@ -65,12 +65,15 @@ def plan_of(inputs: Inputs, dockerfile: Dockerfile, target: str | None) -> Plan:
         build_platform=inputs.build_platform,
         build_args=inputs.build_args,
         target=target,
+        contexts=inputs.contexts,
     )
     return make_plan(dockerfile, request)
 
 
 def surroundings(inputs: Inputs, *, every_stage: bool) -> Surroundings:
     """What the context says: its ignore file, and what lies at its top."""
-    ignore = load_ignore_file(inputs.context, inputs.dockerfile_path).patterns
+    ignore = IgnoreFile().patterns
+    if not inputs.context_is_remote:
+        ignore = load_ignore_file(inputs.context, inputs.dockerfile_path).patterns
     names = frozenset(os.listdir(inputs.context))
     return Surroundings(plain=True, ignore=ignore, names=names, every_stage=every_stage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 
 from asyncbuild.cli import arguments
@@ -32,7 +33,8 @@ def dispatch(words: Sequence[str]) -> int:
 
             return kaniko(words[1:])
         options = arguments.parser().parse_args(words)
-        return _command(options.command)(options)
+        with ExitStack() as options.closing:
+            return _command(options.command)(options)
     except AsyncbuildError as error:
         sys.stderr.write(f"\nasyncbuild: {error.render()}\n")
         return error.exit_code

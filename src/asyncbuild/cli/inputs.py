@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyncbuild.cli.contexts import open_context_of, read_named_contexts
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.image.platform import Platform
+from asyncbuild.plan.contexts import NamedContexts
 
 MOST_DOCKERFILE_BYTES = 16 << 20
 
@@ -21,6 +23,8 @@ class Inputs:
     """The Dockerfile's text and place, and what its ARGs and FROMs may depend on."""
 
     context: Path
+    context_is_remote: bool
+    contexts: NamedContexts
     dockerfile: bytes
     dockerfile_path: Path
     build_args: Mapping[str, str]
@@ -30,16 +34,14 @@ class Inputs:
 
 def read_inputs(options: argparse.Namespace) -> Inputs:
     """Read what the options name. Raises `InputError` for what is not there, `UsageError` for the rest."""
-    context = Path(options.context)
-    if not context.is_dir():
-        what = "is not a directory" if context.exists() else "does not exist"
-        raise InputError(f"the context {context} {what}", hint="name the directory to COPY from")
-    path = _dockerfile_path(context, options.file)
+    opened = open_context_of(options)
     here = Platform.of_machine(platform.machine())
     return Inputs(
-        context=context,
-        dockerfile=read_dockerfile(path),
-        dockerfile_path=path,
+        context=opened.context,
+        context_is_remote=opened.remote,
+        contexts=read_named_contexts(options.build_context),
+        dockerfile=read_dockerfile(opened.dockerfile),
+        dockerfile_path=opened.shown,
         build_args=build_arguments(options.build_arg, os.environ),
         platform=_platform(options.platform, here),
         build_platform=here,
@@ -79,15 +81,6 @@ def build_arguments(items: Iterable[str], environ: Mapping[str, str]) -> dict[st
         elif name in environ:
             found[name] = environ[name]
     return found
-
-
-def _dockerfile_path(context: Path, named: str | None) -> Path:
-    """BuildKit's rule: ``-f`` is seen from where the command runs."""
-    if named is not None:
-        return Path("/dev/stdin") if named == "-" else Path(named)
-    path = context / "Dockerfile"
-    lower = context / "dockerfile"
-    return lower if not path.exists() and lower.exists() else path
 
 
 def read_dockerfile(path: Path) -> bytes:

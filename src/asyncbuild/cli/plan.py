@@ -24,6 +24,7 @@ def plan(options: argparse.Namespace) -> int:
         build_platform=inputs.build_platform,
         build_args=inputs.build_args,
         target=options.target,
+        contexts=inputs.contexts,
     )
     sys.stdout.write(render(make_plan(dockerfile, request)))
     return 0

@@ -33,7 +33,7 @@ def add_registry_options(command: argparse.ArgumentParser | argparse._ArgumentGr
         metavar="HOST",
         help="registry with plain http or any certificate",
     )
-    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help="CA of a registry")
+    add("--registry-ca", action="append", default=[], metavar="HOST=FILE", help=argparse.SUPPRESS)
     for name, value in _RARE:
         add(name, action="append", default=[], metavar=value, help=argparse.SUPPRESS)
     add("--registries-conf", metavar="FILE", help=argparse.SUPPRESS)

@@ -25,11 +25,11 @@ class AsItIs:
 def as_it_is(context: DirectoryContext, path: str) -> AsItIs | None:
     """What stands for ``path`` (clean, without links) in ``context``; None if only a copy can.
 
-    That is so if the ignore file leaves something out, or if the owners differ. Reads all directories
-    below: call it in a thread. `InputError` if one cannot be read.
+    That is so if the ignore file leaves something out, or if the owners differ, or count. Reads all
+    directories below: call it in a thread. `InputError` if one cannot be read.
     """
     root = context.root
-    if root is None:
+    if root is None or context.owned:
         return None
     host = f"{root}/{path}" if path else root
     try:

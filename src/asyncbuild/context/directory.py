@@ -47,10 +47,14 @@ def open_context(context: Path | None, dockerfile: Path | None) -> DirectoryCont
 class DirectoryContext:
     """The files of ``path`` that ``ignore`` leaves, by their path from it.
 
+    ``owned``: files belong to whom they belong on disk (what an archive says), not to root.
     Blocks: call it in threads. It may be shared by them. `InputError` if something cannot be read.
     """
 
-    def __init__(self, path: Path | None, ignore: IgnoreFile | None = None) -> None:
+    def __init__(
+        self, path: Path | None, ignore: IgnoreFile | None = None, *, owned: bool = False
+    ) -> None:
+        self.owned = owned
         self._root = None if path is None else os.path.realpath(path)
         if self._root is not None and not os.path.isdir(self._root):
             raise InputError(f"the context {path} is not a directory")
@@ -122,7 +126,7 @@ class DirectoryContext:
             return None
         host = f"{self._root}/{path}" if path else self._root
         try:
-            return _entry(path, host, os.lstat(host))
+            return _entry(path, host, os.lstat(host), owned=self.owned)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                 return None
@@ -158,7 +162,7 @@ class DirectoryContext:
         if self._root is None or not self._is_directory(path):
             return
         host = f"{self._root}/{path}" if path else self._root
-        with _Walk(self._patterns) as walk:
+        with _Walk(self._patterns, owned=self.owned) as walk:
             walk.enter(path, host, host)
             for entry, status in walk:
                 yield _first_or_link(entry, status, walk.first) if hardlinks else entry
@@ -181,8 +185,9 @@ class _Level:
 class _Walk:
     """A walk by descriptors: of every directory on the way down, one is open."""
 
-    def __init__(self, patterns: IgnorePatterns) -> None:
+    def __init__(self, patterns: IgnorePatterns, *, owned: bool) -> None:
         self._patterns = patterns
+        self._owned = owned
         self._levels: list[_Level] = []
         self.first: dict[tuple[int, int], str] = {}
 
@@ -212,7 +217,7 @@ class _Walk:
             name, status = level.pending.pop()
             where = f"{level.path}/{name}" if level.path else name
             host = f"{level.host}/{name}"
-            entry = _entry(where, host, status)
+            entry = _entry(where, host, status, owned=self._owned)
             if entry is None:
                 continue
             included = not excluded(where)
@@ -258,14 +263,17 @@ def _first_or_link(
     return replace(entry, kind=Kind.HARDLINK, link=name, size=0, source=None)
 
 
-def _entry(path: str, host: str, status: os.stat_result) -> Entry | None:
+def _entry(path: str, host: str, status: os.stat_result, *, owned: bool) -> Entry | None:
     """What an image gets of it; None for what an image cannot hold."""
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+    uid, gid = (status.st_uid, status.st_gid) if owned else (0, 0)
     if kind is Kind.FILE:
         return Entry(
             path,
             kind,
             status.st_mode & 0o7777,
+            uid,
+            gid,
             mtime_ns=status.st_mtime_ns,
             size=status.st_size,
             xattrs=_capability(host) if status.st_mode & 0o111 else (),
@@ -279,7 +287,8 @@ def _entry(path: str, host: str, status: os.stat_result) -> Entry | None:
     elif kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE):
         device = (os.major(status.st_rdev), os.minor(status.st_rdev))
     mode = status.st_mode & 0o7777
-    return Entry(path, kind, mode, mtime_ns=status.st_mtime_ns, link=link, device=device)
+    time = status.st_mtime_ns
+    return Entry(path, kind, mode, uid, gid, mtime_ns=time, link=link, device=device)
 
 
 def _capability(host: str) -> tuple[tuple[str, bytes], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
@@ -47,7 +47,21 @@ class Scratch:
     """The empty image."""
 
 
-Base: TypeAlias = ImageRef | StageRef | Scratch
+@dataclass(frozen=True, slots=True)
+class ContextRef:
+    """A named build context that is files: ``place`` is a directory, a repository or a URL.
+
+    Nothing is FROM it: such a stage is FROM scratch, and its first step copies all of it.
+    """
+
+    name: str
+    place: str
+
+
+FromBase: TypeAlias = ImageRef | StageRef | Scratch
+"""What a stage begins with."""
+
+Base: TypeAlias = FromBase | ContextRef
 """What a stage begins with, and what ``COPY --from`` or a mount reads from."""
 
 
@@ -76,7 +90,7 @@ class PlanStage:
 
     index: int
     name: str | None
-    base: Base
+    base: FromBase
     platform: Platform
     steps: tuple[Step, ...]
     location: SourceLocation
@@ -118,7 +132,7 @@ class Plan:
     ``all_stages`` has every stage of the file at its index: a trigger that only the base image knows may
     name one that nothing else needs. ``needed`` is the indices of those that the target needs, ascending.
     ``notices`` are what the build checks can say before anything is fetched; ``dockerfile`` is what they
-    look at again.
+    look at again. ``contexts`` are the places of named build contexts.
     """
 
     all_stages: tuple[PlanStage, ...]
@@ -129,6 +143,7 @@ class Plan:
     platform: Platform
     notices: tuple[Notice, ...] = ()
     dockerfile: Dockerfile | None = field(default=None, compare=False, repr=False)
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[PlanStage, ...]:

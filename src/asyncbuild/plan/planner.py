@@ -13,9 +13,11 @@ from asyncbuild.dockerfile.suggest import did_you_mean
 from asyncbuild.errors import DockerfileError, SourceLocation, UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.plan.checks import check_plan
+from asyncbuild.plan.contexts import NamedContexts
 from asyncbuild.plan.globals import platform_arguments, resolve_globals
 from asyncbuild.plan.nouns import (
     Base,
+    ContextRef,
     ImageRef,
     Need,
     Plan,
@@ -34,13 +36,15 @@ class PlanRequest:
     """What the command line says about a plan.
 
     ``build_args`` with the value None were named without a value and have none in the environment: they
-    do not count. ``target`` is a stage's name or number; None is the last stage.
+    do not count. ``target`` is a stage's name or number; None is the last stage. ``contexts`` are named
+    build contexts.
     """
 
     platform: Platform
     build_platform: Platform
     build_args: Mapping[str, str | None] = field(default_factory=dict)
     target: str | None = None
+    contexts: NamedContexts = field(default_factory=NamedContexts)
 
 
 def make_plan(dockerfile: i.Dockerfile, request: PlanRequest) -> Plan:
@@ -52,21 +56,31 @@ def make_plan(dockerfile: i.Dockerfile, request: PlanRequest) -> Plan:
     named = request.target or dockerfile.stages[-1].from_.name or ""
     predefined = platform_arguments(request.build_platform, request.platform, named)
     arguments = resolve_globals(dockerfile, given, predefined)
-    names = StageNames.of([stage.from_ for stage in dockerfile.stages], request.platform)
+    froms = [stage.from_ for stage in dockerfile.stages]
+    names = StageNames.of(froms, request.platform, request.contexts)
     stages: list[PlanStage] = []
     for index, stage in enumerate(dockerfile.stages):
         base, platform = _base(stage.from_, index, names, arguments)
         if isinstance(base, StageRef):
             platform = stages[base.index].platform
-        triggered = _local_triggers(dockerfile, base, stage.from_.location)
-        find = partial(_source, names, index)
-        steps = [_step(item, base, find, triggered=True) for item in triggered]
-        steps += [_step(item, base, find) for item in stage.instructions]
+        replaced = names.replaced(index, platform)
+        base = base if replaced is None else replaced
+        steps: list[Step] = []
+        if isinstance(base, ContextRef):
+            steps.append(_copy_of(base, stage.from_))
+            base = Scratch()
+        if replaced is None:
+            triggered = _local_triggers(dockerfile, base, stage.from_.location)
+            find = partial(_source, names, index)
+            steps += [_step(item, base, find, triggered=True) for item in triggered]
+            steps += [_step(item, base, find) for item in stage.instructions]
         stages.append(
             PlanStage(index, stage.from_.name, base, platform, tuple(steps), stage.from_.location)
         )
     target = find_target(request.target, names.names)
-    plan = needing(Plan(tuple(stages), target, (), (), arguments, request.platform), [target])
+    places = request.contexts.places
+    whole = Plan(tuple(stages), target, (), (), arguments, request.platform, contexts=places)
+    plan = needing(whole, [target])
     return replace(plan, notices=check_plan(dockerfile, plan), dockerfile=dockerfile)
 
 
@@ -82,7 +96,7 @@ def planned_images(plan: Plan, stages: Iterable[PlanStage]) -> tuple[PlannedImag
     names = StageNames(tuple(stage.name for stage in plan.all_stages), plan.platform)
     found: dict[ImageRef, PlannedImage] = {}
     for stage in stages:
-        mentions = [(stage.base, stage.location)]
+        mentions: list[tuple[Base, SourceLocation]] = [(stage.base, stage.location)]
         mentions += [
             (s, step.instruction.location) for step in stage.steps for s in step.sources if s
         ]
@@ -116,7 +130,8 @@ def trigger_steps(plan: Plan, index: int, triggers: Sequence[str]) -> tuple[Step
     stage of this file are in the plan already. Raises DockerfileError at the stage's FROM.
     """
     stage = plan.all_stages[index]
-    names = StageNames(tuple(item.name for item in plan.all_stages), plan.platform)
+    contexts = NamedContexts.parse(plan.contexts)
+    names = StageNames(tuple(item.name for item in plan.all_stages), plan.platform, contexts)
     find = partial(_source, names, index)
     parsed = [parse_trigger(trigger, stage.location) for trigger in triggers]
     return tuple(_step(item, stage.base, find, triggered=True) for item in parsed)
@@ -143,6 +158,12 @@ def need_of(instruction: i.Instruction, base: Base) -> Need:
             return Need.ROOT
         return Need.CONFIG if instruction.is_linked else Need.FACTS
     return Need.FACTS if isinstance(instruction, i.Workdir) else Need.CONFIG
+
+
+def _copy_of(context: ContextRef, line: i.From) -> Step:
+    """The step that begins a stage which is FROM files: all of them, to the root."""
+    copied = i.Copy(("/",), "/", from_=context.name, location=line.location, original=line.original)
+    return Step(copied, Need.NOTHING, (context,))
 
 
 def _source(names: StageNames, index: int, name: str, location: SourceLocation) -> Base:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asyncbuild.dockerfile.instructions import Add, Copy, Run
+from asyncbuild.dockerfile.remote import redacted
 from asyncbuild.dockerfile.source import Notice
-from asyncbuild.plan.nouns import Base, ImageRef, Need, Plan, PlanStage, StageRef, Step
+from asyncbuild.plan.nouns import Base, ContextRef, ImageRef, Need, Plan, PlanStage, StageRef, Step
 
 _WIDTH = 96
 
@@ -66,6 +67,8 @@ def _stage_name(stage: PlanStage) -> str:
 def _ref(ref: Base) -> str:
     if isinstance(ref, ImageRef):
         return f"image {ref.reference} for {ref.platform}"
+    if isinstance(ref, ContextRef):
+        return f"context {ref.name} ({redacted(ref.place)})"
     return f"stage {ref.index}" if isinstance(ref, StageRef) else "scratch"
 
 

@@ -1,6 +1,7 @@
 """What FROM, ``COPY --from`` and ``RUN --mount=from=`` name: a stage, an image, or scratch.
 
-1. A stage's name shadows an image's; names are compared in lower case, numbers count from 0.
+1. A stage's name shadows an image's, and a named build context the image of its name; names are
+   compared in lower case, numbers count from 0.
 2. Only earlier stages can be named. ``FROM x`` before a stage x means the image (as in BuildKit);
    ``COPY --from=x`` before it, or in it, is an error.
 3. Of several earlier stages with one name the nearest is meant.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asyncbuild.dockerfile.instructions import Copy, From, Instruction, Run
 from asyncbuild.dockerfile.suggest import did_you_mean
@@ -18,6 +19,7 @@ from asyncbuild.dockerfile.words import WordError, expand_word
 from asyncbuild.errors import DockerfileError, SourceLocation
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.plan.contexts import NamedContexts
 from asyncbuild.plan.nouns import Base, ImageRef, Scratch, StageRef
 
 
@@ -27,11 +29,14 @@ class StageNames:
 
     names: tuple[str | None, ...]
     platform: Platform
+    contexts: NamedContexts = field(default_factory=NamedContexts)
 
     @classmethod
-    def of(cls, froms: Sequence[From], platform: Platform) -> StageNames:
+    def of(
+        cls, froms: Sequence[From], platform: Platform, contexts: NamedContexts | None = None
+    ) -> StageNames:
         """From the FROM lines in order; ``platform`` is that of images that name none."""
-        return cls(tuple(item.name for item in froms), platform)
+        return cls(tuple(item.name for item in froms), platform, contexts or NamedContexts())
 
     def earlier(self, name: str, before: int) -> int | None:
         """The nearest stage called ``name`` with an index below ``before``."""
@@ -41,6 +46,11 @@ class StageNames:
     def hint(self, name: str, before: int) -> str | None:
         """A stage that may be meant by an image's name that does not exist."""
         return did_you_mean(name, [known for known in self.names[:before] if known])
+
+    def replaced(self, index: int, platform: Platform) -> Base | None:
+        """What stands for stage ``index`` because a named context has its name; None if none has."""
+        name = self.names[index]
+        return None if name is None else self.contexts.find(name, platform)
 
     def base(self, name: str, index: int, platform: Platform, location: SourceLocation) -> Base:
         """What ``FROM name`` of stage ``index`` means."""
@@ -81,6 +91,9 @@ class StageNames:
         raise DockerfileError(message, hint=hint, location=location)
 
     def _image(self, name: str, index: int, platform: Platform, location: SourceLocation) -> Base:
+        context = self.contexts.find(name, platform)
+        if context is not None:
+            return context
         if name == "scratch":
             return Scratch()
         try:
