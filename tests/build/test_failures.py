@@ -111,7 +111,7 @@ FAILURES = {
         69,
         (f"layer {LAYER.digest} is damaged", "its bytes are sha256:"),
         1,
-        (Rule(Corrupt(1000), "GET", BLOB),),
+        _always(Corrupt(1000), "GET", BLOB),
     ),
     "layer cut short": Failure(
         RUNS, 69, ("1000 bytes where its manifest says",), 1, _always(Shorten(1000), "GET", BLOB)
@@ -146,21 +146,21 @@ FAILURES = {
     ),
     "manifest of other bytes": Failure(
         RUNS, 69, ("the manifest of base/busybox is not sha256:",), 1,
-        (Rule(Corrupt(100), "GET", "/manifests/"),),
+        _always(Corrupt(100), "GET", "/manifests/"),
     ),
     "no manifest at all": Failure(
         RUNS,
         69,
         ("is no image manifest or index",),
         1,
-        (Rule(Respond(200, b"<html>", {"content-type": "text/html"}), "GET", "/manifests/"),),
+        _always(Respond(200, b"<html>", {"content-type": "text/html"}), "GET", "/manifests/"),
     ),
     "configuration of other bytes": Failure(
         BAD + "RUN true\n",
         69,
         ("has another digest",),
         1,
-        (Rule(Corrupt(20), "GET", "/v2/bad/blobs/"),),
+        _always(Corrupt(20), "GET", "/v2/bad/blobs/"),
         bad_config(busybox_image().configuration()),
     ),
     "configuration that is none": Failure(

@@ -85,7 +85,7 @@ def test_sha512() -> None:
     digest = Digest("sha512", hashlib.sha512(image.raw).hexdigest())
     double.manifests["a"][digest] = (image.media_type, image.raw)
     assert fetch(double, str(digest)).digest == digest
-    double.faults.add(Rule(Corrupt(9)))
+    double.faults.add(Rule(Corrupt(9), times=None))
     with pytest.raises(IntegrityError):
         fetch(double, str(digest))
 
@@ -106,9 +106,11 @@ def test_damaged_manifest(identifier: str | None) -> None:
     """Bytes that are not those of the digest (asked for, or said by the registry) are refused."""
     double = RegistryDouble()
     image = double.add_image("a", "latest")
-    double.faults.add(Rule(Corrupt(40)))
+    double.faults.add(Rule(Corrupt(40), times=2))
     with pytest.raises(IntegrityError, match="the manifest of a is not sha256"):
         fetch(double, identifier or str(image.digest))
+    double.faults.add(Rule(Corrupt(40), nth=3))
+    assert fetch(double, identifier or str(image.digest)).raw == image.raw
 
 
 @pytest.mark.parametrize(

@@ -186,11 +186,11 @@ def test_range_of_another_blob() -> None:
 
 
 def test_small_blob_is_verified() -> None:
-    """`get_blob` checks the digest; what streams is checked by its reader."""
+    """`get_blob` checks the digest, and asks twice; what streams is checked by its reader."""
     assert download(Rule(Corrupt(7)))[0] != DATA
     double = RegistryDouble()
     descriptor = double.add_blob("a", b"{}")
-    double.faults.add(Rule(Corrupt(1)))
+    double.faults.add(Rule(Corrupt(1), times=2), Rule(Corrupt(1), nth=3))
 
     async def use(client: RegistryClient) -> bytes:
         return await client.get_blob("a", descriptor)

@@ -28,7 +28,7 @@ from asyncbuild.build.job import Job
 from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.supply import Supply
-from asyncbuild.errors import NotAuthorized, PushFailed, RateLimited, RegistryError
+from asyncbuild.errors import IntegrityError, NotAuthorized, PushFailed, RateLimited, RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Manifest, is_foreign
 from asyncbuild.image.reference import Reference
@@ -259,7 +259,13 @@ class Destination:
             blob = await self._supply.blob(descriptor, layer.origin).wait()
         else:
             blob = GrowingFile.whole(await self._supply.verified_cached_blob(layer.cached))
-        await self._put(answer, blob, descriptor, progress)
+        try:
+            await self._put(answer, blob, descriptor, progress)
+        except IntegrityError:  # it was sent while it came, and came damaged
+            blob = GrowingFile.whole(await self._supply.verified_blob(descriptor, layer.origin))
+            answer = await self._client.mount_or_start_upload(self.repository)
+            assert isinstance(answer, UploadSession)
+            await self._put(answer, blob, descriptor, progress)
 
     def _is_here(self, origin: Reference | None) -> TypeGuard[Reference]:
         return origin is not None and origin.registry == self.registry

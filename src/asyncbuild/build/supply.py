@@ -34,7 +34,7 @@ from asyncbuild.errors import (
     StoreError,
 )
 from asyncbuild.image.config import ImageConfig, InvalidConfig
-from asyncbuild.image.digest import DiffId
+from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import Descriptor, Index, Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
@@ -48,6 +48,7 @@ from asyncbuild.report.events import (
     TransferFinished,
     TransferProgress,
     TransferStarted,
+    WarningRaised,
 )
 from asyncbuild.rootfs.stack import lower_directories
 from asyncbuild.rootfs.view import DirectoryTree, View
@@ -90,6 +91,7 @@ class Supply:
         self._keep_blobs = keep_blobs
         self._flights: dict[Hashable, Future[Any]] = {}
         self._streams = trio.CapacityLimiter(MAX_STREAMS)
+        self._anew: set[Digest] = set()
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
         self.alternates: list[Path] = list(self._layouts.values())
@@ -146,15 +148,35 @@ class Supply:
     async def verified_blob(self, descriptor: Descriptor, origin: Reference | None) -> Path:
         """The layer's blob in the store, whole and verified."""
         if not await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
-            spool = await self.blob(descriptor, origin).wait()
-            await spool.wait_complete()
+            await self.blob(descriptor, origin).wait()
             unpacked = self._flights.get(("layer", descriptor.digest))
             if unpacked is not None:
                 await unpacked.wait()
             if not self._store.has_blob(descriptor.digest):
-                await trio.to_thread.run_sync(_verify, spool.path, descriptor)
-                await trio.to_thread.run_sync(self._keep, spool, descriptor)
+                await self._twice(descriptor, self._keep_verified, descriptor, origin)
         return self._store.blob_path(descriptor.digest)
+
+    async def _keep_verified(self, descriptor: Descriptor, origin: Reference | None) -> None:
+        spool = await self.blob(descriptor, origin).wait()
+        await spool.wait_complete()
+        await trio.to_thread.run_sync(_verify, spool.path, descriptor)
+        await trio.to_thread.run_sync(self._keep, spool, descriptor)
+
+    async def _twice(
+        self, descriptor: Descriptor, work: Callable[..., Awaitable[T]], *args: Any
+    ) -> T:
+        """``work``, which reads a blob; again with the blob fetched anew if its bytes were wrong: they may
+        have been damaged on their way, or in the store.
+        """
+        try:
+            return await work(*args)
+        except IntegrityError as error:
+            if descriptor.digest in self._anew:
+                raise
+            self._anew.add(descriptor.digest)
+            self._flights.pop(("blob", descriptor.digest), None)
+            self._job.reporter.emit(WarningRaised(f"{error.message}; fetching it once more"))
+        return await work(*args)
 
     async def verified_cached_blob(self, layer: CachedLayer) -> Path:
         """As `verified_blob`, of a layer that a look-up gave; raises `CacheLost`."""
@@ -243,6 +265,15 @@ class Supply:
         present = await trio.to_thread.run_sync(self._store.layer, diff_id)
         if present is not None:
             return present
+        layer = await self._twice(descriptor, self._unpack_blob, descriptor, diff_id, origin)
+        if self._keep_blobs:
+            spool = await self.blob(descriptor, origin).wait()
+            await trio.to_thread.run_sync(self._keep, spool, descriptor)
+        return layer
+
+    async def _unpack_blob(
+        self, descriptor: Descriptor, diff_id: DiffId, origin: Reference | None
+    ) -> UnpackedLayer:
         spool = await self.blob(descriptor, origin).wait()
         started = trio.current_time()
         work = await trio.to_thread.run_sync(self._store.new_layer)
@@ -261,11 +292,22 @@ class Supply:
                 diff_id, result.facts.entries, result.facts.size, trio.current_time() - started
             )
         )
-        if self._keep_blobs:
-            await trio.to_thread.run_sync(self._keep, spool, descriptor)
         return layer
 
     async def _spool(self, descriptor: Descriptor, origin: Reference | None) -> GrowingFile:
+        if descriptor.digest not in self._anew or origin is None:
+            found = await self._at_hand(descriptor)
+            if found is not None:
+                return found
+        if origin is None:
+            raise StoreError(f"the store has no blob {descriptor.digest}")
+        path = await trio.to_thread.run_sync(self._store.new_blob)
+        spool = self._job.closed_at_end(GrowingFile(path, descriptor.size))
+        self._job.nursery.start_soon(self._download, descriptor, origin, spool)
+        return spool
+
+    async def _at_hand(self, descriptor: Descriptor) -> GrowingFile | None:
+        """The blob in the store, or in somebody's layout."""
         if await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
             whole = GrowingFile.whole(self._store.blob_path(descriptor.digest))
             return self._job.closed_at_end(whole)
@@ -273,12 +315,7 @@ class Supply:
             found = layout / "blobs" / descriptor.digest.algorithm / descriptor.digest.hex
             if await trio.to_thread.run_sync(found.exists):
                 return self._job.closed_at_end(GrowingFile.whole(found))
-        if origin is None:
-            raise StoreError(f"the store has no blob {descriptor.digest}")
-        path = await trio.to_thread.run_sync(self._store.new_blob)
-        spool = self._job.closed_at_end(GrowingFile(path, descriptor.size))
-        self._job.nursery.start_soon(self._download, descriptor, origin, spool)
-        return spool
+        return None
 
     async def _download(
         self, descriptor: Descriptor, origin: Reference, spool: GrowingFile

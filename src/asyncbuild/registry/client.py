@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class Fetched:
     manifest: Manifest | Index
 
 
+class _NoManifest(RemoteProtocolError):
+    """What came instead of a manifest is none."""
+
+
 class RegistryClient:
     """Talks to one registry. May be used by many tasks at once; `Registries` makes and closes it.
 
@@ -90,6 +95,12 @@ class RegistryClient:
         return await try_each(self._ways, ways, lambda way: self._get_manifest(way, identifier))
 
     async def _get_manifest(self, way: Way, identifier: str | Digest) -> Fetched:
+        """Asked twice: what something on the way damaged may come whole the second time."""
+        with contextlib.suppress(IntegrityError, _NoManifest):
+            return await self._get_manifest_once(way, identifier)
+        return await self._get_manifest_once(way, identifier)
+
+    async def _get_manifest_once(self, way: Way, identifier: str | Digest) -> Fetched:
         repository = way.repository
         call = _manifest_call("GET", repository, identifier, {200})
         answer, raw = await way.caller.fetch(call, MANIFEST_LIMIT)
@@ -103,7 +114,7 @@ class RegistryClient:
         try:
             manifest = parse_manifest(raw, media_type)
         except InvalidManifest as error:
-            raise RemoteProtocolError(
+            raise _NoManifest(
                 f"{repository}:{identifier} is no image manifest or index: {error}",
                 exchange=answer.exchange,
             ) from None
@@ -143,6 +154,11 @@ class RegistryClient:
                 f"blob {descriptor.digest.short} of {repository} has {descriptor.size} bytes, "
                 f"more than the {limit} that are taken into memory"
             )
+        with contextlib.suppress(IntegrityError):
+            return await self._get_blob_once(repository, descriptor)
+        return await self._get_blob_once(repository, descriptor)
+
+    async def _get_blob_once(self, repository: str, descriptor: Descriptor) -> bytes:
         async with self.open_blob(repository, descriptor) as chunks:
             data = b"".join([chunk async for chunk in chunks])
         if not descriptor.digest.matches(data):
