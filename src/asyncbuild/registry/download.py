@@ -14,6 +14,7 @@ from asyncbuild.errors import IntegrityError, RegistryError, RemoteProtocolError
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.registry.auth import Scope
 from asyncbuild.registry.caller import Call, Caller, Failed
+from asyncbuild.registry.encoding import BlobInflater, Damaged, is_encoded
 from asyncbuild.registry.protocol import blob_path, parse_content_range
 from asyncbuild.registry.wire import Answer, NoAnswer
 
@@ -50,6 +51,7 @@ class BlobReader:
         self._failures = 0
         self._failed_at = -PROGRESS_BYTES
         self._answer: Answer | None = None
+        self._inflater: BlobInflater | None = None
 
     @property
     def ranged(self) -> bool:
@@ -64,6 +66,7 @@ class BlobReader:
             return
         answer = await self._caller.open(self._call(partial=partial))
         try:
+            self._inflater = None
             self._skip = self._check(answer)
         except BaseException:
             await answer.aclose()
@@ -89,7 +92,10 @@ class BlobReader:
             raise self._wrong_size(answer, "less")
         if answer.status == 200:
             length = answer.headers.get("content-length", "")
-            if length.isdigit() and int(length) != size:
+            same = not length.isdigit() or int(length) == size
+            if is_encoded(answer.headers) and (not same or not length):
+                self._inflater = BlobInflater(self._part.descriptor)
+            elif not same:
                 raise self._wrong_size(answer, length)
             return self._position
         span = parse_content_range(answer.headers.get("content-range", ""))
@@ -131,6 +137,7 @@ class BlobReader:
         chunk = await answer.next_chunk()
         if not chunk:
             raise NoAnswer(f"{self._part.purpose}: it ends early", exchange=answer.exchange)
+        chunk = self._plain(answer, chunk)
         if self._skip:
             passed = min(self._skip, len(chunk))
             self._skip -= passed
@@ -142,13 +149,27 @@ class BlobReader:
             return chunk[:left]
         return chunk
 
+    def _plain(self, answer: Answer, chunk: bytes) -> bytes:
+        """What came, without the compression that the server put around it."""
+        if self._inflater is None:
+            return chunk
+        try:
+            return self._inflater.feed(chunk)
+        except Damaged as error:
+            raise IntegrityError(
+                f"{self._part.purpose}: {error}", exchange=answer.exchange
+            ) from None
+
     async def _resume(self, error: RegistryError) -> None:
         await self.aclose()
-        if self._position - self._failed_at >= PROGRESS_BYTES:
+        advanced = self._position - self._failed_at >= PROGRESS_BYTES
+        if advanced:
             self._failures = 0
         self._failures += 1
         self._failed_at = self._position
-        if not await self._caller.patience.pause(self._failures, Failed(error, temporary=True)):
+        if not await self._caller.patience.pause(
+            self._failures, Failed(error, temporary=True, advanced=advanced)
+        ):
             raise error
         await self.open()
 
@@ -160,7 +181,7 @@ class BlobReader:
         extra = b""
         if part.end == part.descriptor.size or answer.status == 206:
             with contextlib.suppress(NoAnswer):
-                extra = await answer.next_chunk()
+                extra = self._plain(answer, await answer.next_chunk())
         await self.aclose()
         if extra:
             raise self._wrong_size(answer, "more")

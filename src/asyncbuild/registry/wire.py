@@ -21,6 +21,7 @@ import trio
 from asyncbuild import __version__
 from asyncbuild.errors import Exchange, RegistryError, RegistryUnavailable, RemoteProtocolError
 from asyncbuild.registry.bodies import Body, Reading
+from asyncbuild.registry.encoding import Damaged, inflated, is_encoded
 from asyncbuild.registry.network import HostUnknown, ProxyRefused, TlsRefused
 from asyncbuild.registry.pace import Pace, Progress
 from asyncbuild.registry.protocol import read_words, redact
@@ -287,7 +288,7 @@ class Answer:
         return chunk
 
     async def read(self, limit: int) -> bytes:
-        """The whole body, and close; `RemoteProtocolError` beyond ``limit`` bytes."""
+        """The whole body, decoded, and close; `RemoteProtocolError` beyond ``limit`` bytes."""
         parts: list[bytes] = []
         try:
             while chunk := await self.next_chunk():
@@ -298,7 +299,15 @@ class Answer:
                     )
         finally:
             await self.aclose()
-        return b"".join(parts)
+        data = b"".join(parts)
+        if not (data and is_encoded(self.headers)):
+            return data
+        try:
+            return inflated(data, limit)
+        except Damaged as error:
+            raise RemoteProtocolError(
+                f"an answer that is {error}", exchange=self.exchange
+            ) from None
 
     async def discard(self) -> None:
         """Free the connection, for another request if the body is small; what it says is of no interest."""
