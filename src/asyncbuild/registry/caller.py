@@ -66,11 +66,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One try that failed, and what the server asked for: seconds to wait."""
+    """One try that failed, and what the server asked for: seconds to wait. ``advanced``: it moved much
+    of a blob before it failed.
+    """
 
     error: RegistryError
     temporary: bool
     wish: float | None = None
+    advanced: bool = False
 
 
 class Patience:
@@ -84,11 +87,14 @@ class Patience:
         self._chance = chance
 
     async def pause(self, failures: int, failed: Failed) -> bool:
-        """Wait as long as the policy wants after ``failures`` tries; False to give up, without waiting."""
-        if not failed.temporary or not self._budget.spend():
+        """Wait as long as the policy wants after ``failures`` tries; False to give up, without waiting.
+
+        What all tries of a build may be together counts those that got no further than the last one.
+        """
+        if not failed.temporary:
             return False
         seconds = self._policy.pause(failures, self._chance.random(), failed.wish)
-        if seconds is None:
+        if seconds is None or not (failed.advanced or self._budget.spend()):
             return False
         await trio.sleep(seconds)
         return True
