@@ -167,9 +167,8 @@ class BlobReader:
             self._failures = 0
         self._failures += 1
         self._failed_at = self._position
-        if not await self._caller.patience.pause(
-            self._failures, Failed(error, temporary=True, advanced=advanced)
-        ):
+        failed = Failed(error, temporary=True, advanced=advanced)
+        if not await self._caller.patience.pause(self._failures, failed):
             raise error
         await self.open()
 

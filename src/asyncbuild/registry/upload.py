@@ -15,7 +15,7 @@ the digest is known. A session is for one task. When a request fails:
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -33,6 +33,7 @@ from asyncbuild.registry.auth import Scope, Scopes
 from asyncbuild.registry.bodies import Body, BytesBody, Part
 from asyncbuild.registry.caller import Call, Caller, Failed
 from asyncbuild.registry.download import PROGRESS_BYTES
+from asyncbuild.registry.habits import UploadHabits
 from asyncbuild.registry.protocol import (
     blob_path,
     parse_upload_range,
@@ -69,6 +70,8 @@ class _Delivery:
     total: int | None = None
     failures: int = 0
     best: int = 0
+    manner: UploadHabits = field(default_factory=UploadHabits)
+    advanced: bool = False
     arrived: bool = False
 
     @property
@@ -82,9 +85,12 @@ class _Delivery:
         return Part(self.body, self.offset, most)
 
     def confirm(self, offset: int) -> None:
-        """The registry told how much it has, after a failure."""
+        """The registry told how much it has, after a failure; much more than before, and tries are counted
+        anew.
+        """
         self.offset = offset
-        if offset - self.best >= PROGRESS_BYTES:
+        self.advanced = offset - self.best >= PROGRESS_BYTES
+        if self.advanced:
             self.failures = 0
         self.best = max(self.best, offset)
 
@@ -170,6 +176,7 @@ class UploadSession:
     async def _attempt(self, delivery: _Delivery) -> Failed | None:
         """Send what is left, and close if the digest is known; what failed, if anything did."""
         habits = self._caller.habits
+        delivery.manner = replace(habits)
         if delivery.digest is None and not habits.streams:
             return None
         size = delivery.rest().size
@@ -221,13 +228,17 @@ class UploadSession:
         damaged = isinstance(failed.error, IntegrityError)
         if exchange is not None and status is not None and not damaged:
             size = delivery.rest(self._caller.habits.most).size
-            if self._caller.habits.learn(exchange.method, status, size):
+            habits = self._caller.habits
+            learnt = habits.learn(exchange.method, status, size)
+            if learnt or habits.learnt_since(delivery.manner, status):
                 await self._give_up_session()
                 await self._begin_again(delivery)
                 return
         spliced = damaged and delivery.best > 0
         delivery.failures += 1
         again = replace(failed, temporary=failed.temporary or status in _LOST or spliced)
+        again = replace(again, advanced=delivery.advanced)
+        delivery.advanced = False
         if not await self._caller.patience.pause(delivery.failures, again):
             raise failed.error
         if spliced:
