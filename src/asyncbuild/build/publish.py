@@ -208,7 +208,7 @@ class Destination:
             if exchange.method == "POST" and exchange.status is None:
                 raise  # the registry is not there: nothing was sent yet
             unknown = exchange.method == "POST" and exchange.status == 404
-            hint = _NO_REPOSITORY if unknown else None
+            hint = _NO_REPOSITORY if unknown else error.hint
             name = f"{self.registry}/{self.repository}"
             failed = PushFailed(f"cannot push to {name}: {error.message}", hint=hint)
             failed.exchange = exchange

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from asyncbuild.errors import IntegrityError, RemoteProtocolError
+from asyncbuild.errors import IntegrityError, RegistryError, RemoteProtocolError
 from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.image.manifest import (
     Descriptor,
     Index,
     InvalidManifest,
     Manifest,
+    is_docker,
     parse_manifest,
 )
 from asyncbuild.image.reference import Reference
@@ -44,9 +45,9 @@ from asyncbuild.registry.upload import (
     push_scopes,
     start_upload,
 )
-from asyncbuild.registry.wire import Answer
 
 SMALL_BLOB_LIMIT = 8 << 20
+_DOCKER_ONLY = "it may know docker's media types only: -o type=image,push=true,oci-mediatypes=false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +219,22 @@ class RegistryClient:
         """
         way = self._ways.push(repository)
         colon = "@" if isinstance(identifier, Digest) or ":" in identifier else ":"
-        answer: Answer = await way.caller.open(
-            Call(
-                "PUT",
-                manifest_path(way.repository, str(identifier)),
-                f"push {repository}{colon}{identifier}",
-                push_scopes(way.repository),
-                expected=frozenset({200, 201, 202, 204}),
-                headers=(("Content-Type", media_type),),
-                body=BytesBody(raw),
-            )
+        put = Call(
+            "PUT",
+            manifest_path(way.repository, str(identifier)),
+            f"push {repository}{colon}{identifier}",
+            push_scopes(way.repository),
+            expected=frozenset({200, 201, 202, 204}),
+            headers=(("Content-Type", media_type),),
+            body=BytesBody(raw),
         )
+        try:
+            answer = await way.caller.open(put)
+        except RegistryError as error:
+            refused = error.exchange is not None and error.exchange.status in (400, 415)
+            if refused and not is_docker(media_type) and "media" in error.message.lower():
+                error.hint = _DOCKER_ONLY
+            raise
         await answer.discard()
         check_digest(answer, Digest.of(raw))
 

@@ -23,6 +23,12 @@ class UploadHabits:
     streams: bool = True
     most: int | None = None
 
+    def learnt_since(self, manner: UploadHabits, status: int) -> bool:
+        """Whether another blob taught in the meantime what the refusal of a request in this ``manner``
+        would have taught.
+        """
+        return (status in _OTHERWISE or status == _TOO_LARGE) and manner != self
+
     def learn(self, method: str, status: int, sent: int | None) -> bool:
         """Draw the conclusion of a refusal of a request with a body of ``sent`` bytes (None: unknown).
 
