@@ -36,7 +36,8 @@ class DoubleTransport(httpx.AsyncBaseTransport):
         entry = self.double.begin(asked)
         try:
             await trio.lowlevel.checkpoint()
-            if request.method in ("GET", "HEAD"):  # sent whole before it is answered, as over sockets
+            # sent whole before it is answered, as over sockets
+            if request.method in ("GET", "HEAD"):
                 async for _ in body:
                     pass
             answered = await self.double.handle(asked, entry)
