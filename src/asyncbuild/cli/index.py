@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 import trio
 
@@ -43,7 +44,8 @@ def index(options: argparse.Namespace) -> int:
         for name in names:
             desk.registries.client(name.registry).expect(name.repository, "pull", "push")
         parts = await _parts(desk.registries, sources, append=options.append)
-        made = index_of(parts, annotations)
+        had = parts[0].fetched.manifest.annotations if options.append and parts else {}
+        made = index_of(parts, replace(annotations, index={**had, **annotations.index}))
         await IndexPush(desk.registries, desk.reporter, desk.nursery, parts, made).run(names)
         return made.digest
 
