@@ -14,7 +14,10 @@ SCREEN = 40
 """Lines that any help fits in; 100 columns."""
 
 
-@pytest.mark.parametrize("command", ["build", "plan", "check", "pin"])
+COMMANDS = ("build", "plan", "check", "pin", "push", "copy", "inspect", "index", "login", "logout")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_screen_and_shows_an_example(command: str) -> None:
     """One line for each option, one example at least, nothing beyond 100 columns."""
     done = asyncbuild_here(command, "--help", env=environment(COLUMNS="100"))
@@ -31,7 +34,7 @@ def test_help_names_every_command() -> None:
     """``asyncbuild --help`` tells what there is."""
     done = asyncbuild_here("--help", env=environment(COLUMNS="100"))
     text = done.stdout.decode()
-    assert [word for word in ("build", "plan", "check", "pin") if f"    {word} " not in text] == []
+    assert [word for word in COMMANDS if f"    {word} " not in text] == []
     assert len(text.splitlines()) <= 24
 
 
