@@ -18,6 +18,7 @@ import trio
 from asyncbuild.build.builder import build_image
 from asyncbuild.build.futures import Ledger
 from asyncbuild.build.request import BuildRequest, BuildResult
+from asyncbuild.build.workers import WorkerPool
 from asyncbuild.image.manifest import parse_manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
@@ -106,6 +107,7 @@ class World:
         recorder: Recorder | None = None,
         settings: RegistrySettings | None = None,
         ledger: Ledger | None = None,
+        workers: WorkerPool | None = None,
     ) -> BuildResult:
         """Build it, with the double as the whole network."""
         chosen = replace(
@@ -113,7 +115,9 @@ class World:
             transport=DoubleTransport(self.double),
             chance=random.Random(7),
         )
-        return await build_image(request, chosen, recorder or Recorder(), ledger=ledger)
+        return await build_image(
+            request, chosen, recorder or Recorder(), ledger=ledger, workers=workers
+        )
 
     def run(self, dockerfile: str, *names: str, **more: Any) -> BuildResult:
         """Build from outside trio."""

@@ -97,20 +97,23 @@ async def build_image(
     reporter: Reporter,
     *,
     ledger: Ledger | None = None,
+    workers: WorkerPool | None = None,
 ) -> BuildResult:
-    """Build what ``request`` asks for, push it and write it.
+    """Build what ``request`` asks for, push it and write it; with the caller's ``workers`` if given.
 
     Raises one AsyncbuildError for whatever goes wrong. When this returns or raises, nothing is left
     running or mounted, the store holds only what is complete, and every promise in ``ledger`` (one of
     the caller's, to look into) is settled.
     """
     with one_error():
-        return await _build(request, registries, reporter, ledger or Ledger())
+        seen = Surroundings(reporter, ledger or Ledger(), workers)
+        return await _build(request, registries, seen)
 
 
 async def _build(
-    request: BuildRequest, settings: RegistrySettings, reporter: Reporter, ledger: Ledger
+    request: BuildRequest, settings: RegistrySettings, seen: Surroundings
 ) -> BuildResult:
+    reporter = seen.reporter
     started = trio.current_time()
     plan = plan_build(request)
     tell_notices(plan, reporter)
@@ -119,7 +122,7 @@ async def _build(
     reporter.emit(BuildStarted(names, len(plan.stages), steps))
     result = await _with_trust(
         CachePolicy(request.cache_ttl, request.use_cache),
-        partial(_attempt, request, settings, plan, Witnesses(reporter, ledger)),
+        partial(_attempt, request, settings, plan, seen),
         reporter,
     )
     statistics = replace(result.statistics, seconds=trio.current_time() - started)
@@ -145,18 +148,21 @@ async def _with_trust(
 
 
 @dataclass(frozen=True, slots=True)
-class Witnesses:
-    """Who sees what happens in a build: the reporter, and the ledger of its promises."""
+class Surroundings:
+    """Who sees what happens in a build (the reporter, the ledger of its promises), and the workers of a
+    caller that keeps some for several builds.
+    """
 
     reporter: Reporter
     ledger: Ledger
+    workers: WorkerPool | None = None
 
 
 async def _attempt(
     request: BuildRequest,
     settings: RegistrySettings,
     plan: Plan,
-    seen: Witnesses,
+    seen: Surroundings,
     policy: CachePolicy,
 ) -> BuildResult:
     async with _open_session(request, settings, plan, seen, policy) as session:
@@ -170,7 +176,7 @@ async def _open_session(
     request: BuildRequest,
     settings: RegistrySettings,
     plan: Plan,
-    seen: Witnesses,
+    seen: Surroundings,
     policy: CachePolicy,
 ) -> AsyncIterator[Session]:
     """A session with everything it needs; when the body ends, so does all that still runs in it."""
@@ -179,7 +185,9 @@ async def _open_session(
         registries = await stack.enter_async_context(Registries(told))
         store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
         size = request.workers or max(2, os.cpu_count() or 2)
-        workers = await stack.enter_async_context(WorkerPool(size + 1))
+        workers = seen.workers
+        if workers is None:
+            workers = await stack.enter_async_context(WorkerPool(size + 1))
         closing = await stack.enter_async_context(AsyncExitStack())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_sweep, store, None)
@@ -206,7 +214,7 @@ async def ask_image_cache(
     """What the cache would answer to a build of ``request``; nothing is executed or written."""
     plan = plan_build(request)
     policy = CachePolicy(request.cache_ttl, request.use_cache)
-    seen = Witnesses(reporter, Ledger())
+    seen = Surroundings(reporter, Ledger())
     with one_error():
         async with _open_session(request, settings, plan, seen, policy) as session:
             return await ask_cache(session)

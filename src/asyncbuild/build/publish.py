@@ -15,9 +15,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeGuard
 
 import trio
@@ -247,7 +248,7 @@ class Destination:
             self.statistics.existing += 1
             return
         progress = self._progress(descriptor.digest)
-        if source is None and await self._client.blob_exists(self.repository, descriptor.digest):
+        if source is None and await self._exists(descriptor):
             self._arrived(progress, TransferOutcome.EXISTS)
             return
         mount = None if source is None else descriptor.digest
@@ -258,14 +259,20 @@ class Destination:
         if layer.cached is None:
             blob = await self._supply.blob(descriptor, layer.origin).wait()
         else:
-            blob = GrowingFile.whole(await self._supply.verified_cached_blob(layer.cached))
+            blob = self._whole(await self._supply.verified_cached_blob(layer.cached))
         try:
             await self._put(answer, blob, descriptor, progress)
         except IntegrityError:  # it was sent while it came, and came damaged
-            blob = GrowingFile.whole(await self._supply.verified_blob(descriptor, layer.origin))
+            blob = self._whole(await self._supply.verified_blob(descriptor, layer.origin))
             answer = await self._client.mount_or_start_upload(self.repository)
             assert isinstance(answer, UploadSession)
             await self._put(answer, blob, descriptor, progress)
+
+    def _whole(self, path: Path) -> GrowingFile:
+        return self._job.closed_at_end(GrowingFile.whole(path))
+
+    async def _exists(self, descriptor: Descriptor) -> bool:
+        return await self._client.blob_exists(self.repository, descriptor.digest, descriptor.size)
 
     def _is_here(self, origin: Reference | None) -> TypeGuard[Reference]:
         return origin is not None and origin.registry == self.registry
@@ -334,10 +341,11 @@ class Destination:
     ) -> None:
         descriptor = (await layer.packed.wait()).descriptor
         left = descriptor.size - progress.sent
-        if left > WORTH_ASKING and await self._client.blob_exists(
-            self.repository, descriptor.digest
-        ):
-            stream.cancel()
+        if left <= WORTH_ASKING:
+            return
+        with suppress(RegistryError):  # only asked to save time
+            if await self._exists(descriptor):
+                stream.cancel()
 
     def _progress(self, digest: Digest | None) -> _Progress:
         self._serial += 1

@@ -203,7 +203,7 @@ def token_flow(challenge: Challenge, credential: Credential, wish: Wish, now: fl
         answer = yield request
     if answer.status != 200:
         raise _refusal(request, answer, credential, wish)
-    token, lifetime = _read_token(request, answer.body)
+    token, lifetime = read_token(request, answer.body)
     return Grant(f"Bearer {token}", wanted, now + lifetime - min(10.0, lifetime / 10))
 
 
@@ -234,7 +234,8 @@ def _token_request(challenge: Challenge, credential: Credential, scopes: Scopes)
     return TokenRequest("GET", url, None if credential.anonymous else credential.basic)
 
 
-def _read_token(request: TokenRequest, body: bytes) -> tuple[str, float]:
+def read_token(request: TokenRequest, body: bytes) -> tuple[str, float]:
+    """The token of an answer, and how many seconds it lives; `RemoteProtocolError` if it has none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import trio
 
 from asyncbuild.errors import Exchange, RateLimited, RegistryError, RemoteProtocolError
-from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest
+from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest, read_token
 from asyncbuild.registry.authorize import Authorizer
 from asyncbuild.registry.bodies import Body, BytesBody
 from asyncbuild.registry.challenge import parse_challenges
@@ -164,16 +164,21 @@ class WireTokenService:
             headers.append(("Content-Type", "application/x-www-form-urlencoded"))
         body = None if request.form is None else BytesBody(request.form)
         sent = Sent(request.method, request.url, tuple(headers), body)
-        return await self._patience.persist(lambda: self._once(sent))
+        return await self._patience.persist(lambda: self._once(request, sent))
 
-    async def _once(self, sent: Sent) -> TokenAnswer | Failed:
+    async def _once(self, request: TokenRequest, sent: Sent) -> TokenAnswer | Failed:
         try:
             answer = await self._wire.send(sent)
             if answer.status in TEMPORARY_STATUSES:
                 return await as_failed(answer, "get a token")
-            return TokenAnswer(answer.status, await answer.read(TOKEN_LIMIT))
+            body = await answer.read(TOKEN_LIMIT)
+            if answer.status == 200:
+                read_token(request, body)  # a page of something before the service may be gone soon
         except NoAnswer as error:
             return Failed(error, not error.final)
+        except RemoteProtocolError as error:
+            return Failed(error, temporary=True)
+        return TokenAnswer(answer.status, body)
 
 
 class Caller:
@@ -223,7 +228,7 @@ class Caller:
             answer = await self._authorised(call)
         except NoAnswer as error:
             return Failed(error, not error.final)
-        if answer.status in call.expected:
+        if answer.status in call.expected and not _is_page(call, answer):
             return answer
         return await as_failed(answer, call.purpose)
 
@@ -283,6 +288,14 @@ async def connected(link: Link) -> str:
         return await link.base_url()
 
 
+def _is_page(call: Call, answer: Answer) -> bool:
+    """Whether an answer to a PUT is of something before the registry (a login page): a 200 that names
+    neither a digest nor a place. The specification's answer is 201 with a Location.
+    """
+    told = answer.headers.get("docker-content-digest") or answer.headers.get("location")
+    return call.method == "PUT" and answer.status == 200 and not told
+
+
 async def as_failed(answer: Answer, purpose: str) -> Failed:
     """Read an answer that is an error."""
     wish = retry_after(answer.headers)
@@ -291,4 +304,6 @@ async def as_failed(answer: Answer, purpose: str) -> Failed:
     error = failure(purpose, exchange, words)
     if limit is not None and isinstance(error, RateLimited):
         error.hint = f"{limit}; {error.hint}"
-    return Failed(error, answer.status in TEMPORARY_STATUSES, wish)
+    # a 200 where none belongs is of something before the registry
+    temporary = answer.status in TEMPORARY_STATUSES or answer.status == 200
+    return Failed(error, temporary, wish)

@@ -179,8 +179,10 @@ class RegistryClient:
         stop = descriptor.size if end is None else min(end, descriptor.size)
         return open_blob(self._ways, repository, Span(descriptor, start, stop))
 
-    async def blob_exists(self, repository: str, digest: Digest) -> bool:
-        """Whether the repository itself has a blob (HEAD); no mirror is asked."""
+    async def blob_exists(self, repository: str, digest: Digest, size: int | None = None) -> bool:
+        """Whether the repository itself has a blob (HEAD), of ``size`` bytes if that is known; no mirror is
+        asked.
+        """
         way = self._ways.push(repository)
         call = Call(
             "HEAD",
@@ -191,7 +193,9 @@ class RegistryClient:
         )
         answer = await way.caller.open(call)
         await answer.discard()
-        return answer.status == 200
+        length = answer.headers.get("content-length", "")
+        other = size is not None and length.isdigit() and int(length) != size
+        return answer.status == 200 and not other
 
     async def mount_or_start_upload(
         self, repository: str, mount: Digest | None = None, source_repository: str | None = None

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from asyncbuild.testing.faults import (
     Action,
     Corrupt,
+    Deny,
     Drop,
     DropAnswer,
     DropUpload,
@@ -58,7 +59,7 @@ NAMED: Mapping[str, tuple[Callable[[str], Action], int | None]] = MappingProxyTy
         "truncated": (_always(Shorten(_MIDDLE)), 1),
         "wrong-digest": (_wrong_digest, 1),
         "wrong-size": (_always(WrongLength(7)), 1),
-        "401-once": (_always(Respond(401, headers=_CHALLENGE)), 1),
+        "401-once": (_always(Deny()), 1),
         "401-always": (_always(Respond(401, headers=_CHALLENGE)), None),
         "403": (_always(Respond(403)), None),
         "404": (_always(Respond(404)), 1),

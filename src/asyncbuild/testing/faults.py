@@ -38,6 +38,11 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Deny:
+    """Take the Authorization for one that is not valid (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Garble:
     """Send these bytes, which are no HTTP, and close the connection."""
 
@@ -110,6 +115,7 @@ Action = (
     | DropAnswer
     | DropUpload
     | Refuse
+    | Deny
     | Garble
     | Hang
     | Shorten

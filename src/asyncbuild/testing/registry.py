@@ -40,7 +40,7 @@ from asyncbuild.testing.exchanges import (
     read_whole,
     spoilt,
 )
-from asyncbuild.testing.faults import Delay, DropUpload, Faults
+from asyncbuild.testing.faults import Delay, Deny, DropUpload, Faults
 from asyncbuild.testing.quirks import Quirks, TooLarge
 from asyncbuild.testing.registry_auth import Access, Doorkeeper, OpenAccess, TokenAccess
 from asyncbuild.testing.registry_uploads import Upload, Uploads
@@ -158,6 +158,8 @@ class RegistryDouble:
         if isinstance(action, Delay):
             await trio.sleep(action.seconds)
         answered = instead(action)
+        if isinstance(action, Deny):
+            answered = self._refused(asked, "")
         if answered is None:
             answered = spoilt(await self._with_quirks(asked), action)
         entry.status = answered.status
@@ -186,15 +188,18 @@ class RegistryDouble:
             return self._cdn(asked)
         if asked.host == self.quirks.upload_host:
             return await self._route(asked)
-        needed = _needed(asked)
         authorization = asked.headers.get("authorization", "")
-        verdict = doorkeeper.check(authorization, needed, self._realm(asked), now)
-        if not verdict.allowed:
-            refused = error_answer(401, "UNAUTHORIZED", "authentication required")
-            return replace(
-                refused, headers={**refused.headers, "www-authenticate": verdict.challenge}
-            )
-        return await self._route(asked)
+        return self._refused(asked, authorization) or await self._route(asked)
+
+    def _refused(self, asked: Asked, authorization: str) -> Answered | None:
+        """401 with a challenge, unless ``authorization`` lets the request in."""
+        now = trio.current_time()
+        verdict = self.doorkeeper.check(authorization, _needed(asked), self._realm(asked), now)
+        if verdict.allowed:
+            return None
+        refused = error_answer(401, "UNAUTHORIZED", "authentication required")
+        headers = {**refused.headers, "www-authenticate": verdict.challenge}
+        return replace(refused, headers=headers)
 
     def _realm(self, asked: Asked) -> str:
         access = self.doorkeeper.access

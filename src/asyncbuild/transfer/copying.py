@@ -153,7 +153,9 @@ class Copier:
         mount = None
         if home is not None and home.registry == self.registry:
             mount = home.repository if home.repository != self.repository else None
-        if mount is None and await self._client.blob_exists(self.repository, blob.digest):
+        if mount is None and await self._client.blob_exists(
+            self.repository, blob.digest, blob.size
+        ):
             self.statistics.existing += 1
             return TransferOutcome.EXISTS
         digest = None if mount is None else blob.digest

@@ -1,0 +1,157 @@
+"""Every request of a build, struck by every fault that a registry double knows.
+
+The result is the right image or the right error, always; and the store is clean, nothing in the registry
+is half there, no promise is open and no task is left. Workers are real processes and shared by all builds;
+the clock is trio's mock clock, which jumps when nothing happens for a hundredth of a second.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from asyncbuild.build import workers as workers_module
+from asyncbuild.build.workers import WorkerPool
+from asyncbuild.testing.fault_scripts import NAMED
+from asyncbuild.testing.registry import RegistryDouble
+from support.builds import HOST, Belongings, World
+from support.matrix import BASE, Outcome, Place, build_once, new_double, places, with_fault
+
+DOCKERFILE = f"""\
+FROM {BASE}/base/tiny AS tools
+FROM {HOST}/base/other
+COPY hello.txt /
+COPY --from=tools /opt/tool /usr/bin/
+LABEL a=b
+"""
+AT_ONCE = 4
+SURVIVED = {
+    "refused",
+    "reset-before",
+    "reset-after",
+    "reset-in-the-middle",
+    "truncated",
+    "wrong-size",
+    "401-once",
+    "429",
+    "500",
+    "502",
+    "503",
+    "hang",
+    "hang-in-the-middle",
+    "trickle",
+    "garbage",
+    "page",
+}
+"""Faults that cost a build nothing but time, at whatever request."""
+ERRORS: Mapping[str, set[str]] = {
+    "wrong-digest": {"PushFailed", "IntegrityError"},
+    "401-always": {"NotAuthorized", "PushFailed"},
+    "403": {"NotAuthorized", "PushFailed"},
+    "404": {"ImageNotFound", "PushFailed"},
+    "416": {"RegistryError", "PushFailed", "IntegrityError"},
+    "503-always": {"RegistryUnavailable", "PushFailed"},
+}
+"""What else may come of the other faults, than the right image."""
+
+
+@dataclass(slots=True)
+class Matrix:
+    """A build, its requests, and what comes of it under faults."""
+
+    directory: Path
+    context: Path
+    make: Callable[[], RegistryDouble]
+    outcomes: dict[tuple[Place, str], Outcome] = field(default_factory=dict)
+    count: int = 0
+
+    async def one(
+        self, workers: WorkerPool, place: Place | None, fault: str
+    ) -> tuple[Outcome, World]:
+        """Build once, perhaps with a fault at a request."""
+        self.count += 1
+        store = self.directory / f"store-{self.count}"
+        world = World(self.make(), store, self.context)
+        if place is not None:
+            with_fault(world.double, place, fault)
+        outcome = await build_once(store, world, world.request(DOCKERFILE, "app:1"), workers)
+        await trio.to_thread.run_sync(shutil.rmtree, store)
+        return outcome, world
+
+    async def play(self, cases: list[tuple[Place, str]], workers: WorkerPool) -> None:
+        """Build with each fault, some at once."""
+
+        async def some() -> None:
+            while cases:
+                place, fault = cases.pop()
+                self.outcomes[place, fault] = (await self.one(workers, place, fault))[0]
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(some)
+
+    async def run(self) -> tuple[Outcome, list[Place]]:
+        """Without a fault, then with each at each request; the first outcome, and the requests."""
+        async with WorkerPool(3) as workers:
+            outcome, world = await self.one(workers, None, "")
+            found = places(world.double)
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            await self.play([(place, fault) for place in found for fault in NAMED], workers)
+            assert trio.lowlevel.current_statistics().tasks_living == tasks
+        return outcome, found
+
+
+@pytest.fixture
+def matrix(shm_path: Path) -> Matrix:
+    """The build of `DOCKERFILE`."""
+    context = shm_path / "context"
+    context.mkdir()
+    (context / "hello.txt").write_text("hello\n")
+    return Matrix(shm_path, context, new_double)
+
+
+FINAL_401 = {"GET ^/token$ #1", "GET ^/token$ #2", "GET ^/v2/base/tiny/manifests/latest$ #2"}
+"""Where one 401 is final: a token service that refuses, and a token fresh from it that is refused."""
+
+
+def judged(place: Place, fault: str, outcome: Outcome, right: Outcome) -> list[str]:
+    """What is wrong with an outcome."""
+    wrong = list(outcome.wrong)
+    if outcome.error is None and outcome.digest != right.digest:
+        wrong.append("another image")
+    refused = fault == "401-once" and str(place) in FINAL_401
+    allowed = {"NotAuthorized"} if refused else ERRORS.get(fault, set())
+    if outcome.error is not None and outcome.name not in allowed:
+        wrong.append(f"{outcome.name}: {outcome.error}")
+    return [f"{fault} at {place}: {text}" for text in wrong]
+
+
+def test_every_fault_at_every_request(matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests by faults: the right image or the right error, and nothing half done."""
+    monkeypatch.setattr(
+        workers_module, "_CLOSING_SECONDS", math.inf
+    )  # processes know no mock clock
+    before = Belongings.now()
+    clock = trio.testing.MockClock(autojump_threshold=0.01)
+    right, found = trio.run(matrix.run, clock=clock)
+    assert Belongings.now().more_than(before) == []
+    assert (right.error, right.wrong) == (None, ())
+    assert {place.method for place in found} == {"GET", "HEAD", "POST", "PUT"}
+    assert len(matrix.outcomes) == len(found) * len(NAMED)
+    wrong = [
+        text
+        for (place, fault), outcome in matrix.outcomes.items()
+        for text in judged(place, fault, outcome, right)
+    ]
+    assert wrong == []
+    assert set(NAMED) == SURVIVED | set(ERRORS)
+    kinds = Counter(outcome.name for outcome in matrix.outcomes.values())
+    assert kinds["done"] > 0.7 * len(matrix.outcomes), kinds
