@@ -12,6 +12,7 @@ from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import OCI_LAYER, Descriptor
 from asyncbuild.registry.auth import Credential
 from asyncbuild.registry.authorize import Realms
+from asyncbuild.registry.bodies import BytesBody
 from asyncbuild.registry.challenge import Challenge
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.registries import RegistrySettings
@@ -438,3 +439,25 @@ def test_repositories_with_logins_of_their_own(kind: type[TokenAccess | BasicAcc
     refused = [entry for entry in double.log if entry.status != 200]
     assert len(refused) == 1  # the first request of all
     assert len(double.asked("GET", "/token")) == (2 if kind is TokenAccess else 0)
+
+
+@pytest.mark.parametrize("way", ["put", "stream"])
+def test_a_token_that_ends_in_the_middle_of_an_upload(way: str) -> None:
+    """A session outlives its token: the request that is refused is made again with a new one."""
+    double = RegistryDouble(TokenAccess(USERS))
+    data = bytes(3 << 20)
+
+    async def use(client: RegistryClient) -> None:
+        session = await client.mount_or_start_upload("a")
+        assert isinstance(session, UploadSession)
+        double.doorkeeper.revoke_all()
+        if way == "put":
+            await session.put(data, Digest.of(data))
+            return
+        await session.stream(BytesBody(data))
+        double.doorkeeper.revoke_all()
+        await session.close(Digest.of(data))
+
+    with_client(double, use, logged_in())
+    assert double.blobs["a"] == {Digest.of(data): data}
+    assert len([entry for entry in double.log if entry.status == 401]) == (2 if way == "put" else 3)

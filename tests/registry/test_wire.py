@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
+from asyncbuild import __version__
 from asyncbuild.errors import RegistryError
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.registries import Registries, RegistrySettings
@@ -98,3 +100,23 @@ def test_statistics() -> None:
     assert trio.run(main) == Statistics(requests=3, bytes_received=1000, bytes_sent=1000)
     assert {entry.headers["user-agent"] for entry in double.log} == {USER_AGENT}
     assert [entry.host for entry in double.log] == [HOST, "other.example", "other.example"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "suffix"),
+    [
+        ({}, ""),
+        ({"UPSTREAM_CLIENT_TYPE": "cloud-build"}, ",cloud-build"),
+        ({"UPSTREAM_CLIENT_TYPE": "a\r\nX: y"}, ""),
+        ({"UPSTREAM_CLIENT_TYPE": "x" * 500}, f",{'x' * 64}"),
+    ],
+)
+def test_user_agent(environ: dict[str, str], suffix: str) -> None:
+    """We say who we are, and who runs us if that is said; nothing can be smuggled into the header."""
+    double = RegistryDouble()
+
+    async def use(client: RegistryClient) -> None:
+        await client.check_access()
+
+    with_client(double, use, RegistrySettings(environ=environ))
+    assert double.log[0].headers["user-agent"] == f"asyncbuild/{__version__}{suffix}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.cli.contexts import open_context_of, read_named_contexts
+from asyncbuild.cli.docker_proxies import proxy_arguments
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.plan.contexts import NamedContexts
@@ -42,7 +43,10 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
         contexts=read_named_contexts(options.build_context),
         dockerfile=read_dockerfile(opened.dockerfile),
         dockerfile_path=opened.shown,
-        build_args=build_arguments(options.build_arg, os.environ),
+        build_args={
+            **proxy_arguments(os.environ, os.path.expanduser("~")),
+            **build_arguments(options.build_arg, os.environ),
+        },
         platform=_platform(options.platform, here),
         build_platform=here,
     )
