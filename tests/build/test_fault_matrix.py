@@ -8,22 +8,16 @@ the clock is trio's mock clock, which jumps when nothing happens for a hundredth
 from __future__ import annotations
 
 import math
-import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import trio
-import trio.testing
 
 from asyncbuild.build import workers as workers_module
-from asyncbuild.build.workers import WorkerPool
 from asyncbuild.testing.fault_scripts import NAMED
-from asyncbuild.testing.registry import RegistryDouble
-from support.builds import HOST, Belongings, World
-from support.matrix import BASE, Outcome, Place, build_once, new_double, places, with_fault
+from support.builds import HOST
+from support.matrix import BASE, Matrix, Outcome, Place, new_double
 
 DOCKERFILE = f"""\
 FROM {BASE}/base/tiny AS tools
@@ -32,7 +26,6 @@ COPY hello.txt /
 COPY --from=tools /opt/tool /usr/bin/
 LABEL a=b
 """
-AT_ONCE = 4
 SURVIVED = {
     "refused",
     "reset-before",
@@ -63,59 +56,13 @@ ERRORS: Mapping[str, set[str]] = {
 """What else may come of the other faults, than the right image."""
 
 
-@dataclass(slots=True)
-class Matrix:
-    """A build, its requests, and what comes of it under faults."""
-
-    directory: Path
-    context: Path
-    make: Callable[[], RegistryDouble]
-    outcomes: dict[tuple[Place, str], Outcome] = field(default_factory=dict)
-    count: int = 0
-
-    async def one(
-        self, workers: WorkerPool, place: Place | None, fault: str
-    ) -> tuple[Outcome, World]:
-        """Build once, perhaps with a fault at a request."""
-        self.count += 1
-        store = self.directory / f"store-{self.count}"
-        world = World(self.make(), store, self.context)
-        if place is not None:
-            with_fault(world.double, place, fault)
-        outcome = await build_once(store, world, world.request(DOCKERFILE, "app:1"), workers)
-        await trio.to_thread.run_sync(shutil.rmtree, store)
-        return outcome, world
-
-    async def play(self, cases: list[tuple[Place, str]], workers: WorkerPool) -> None:
-        """Build with each fault, some at once."""
-
-        async def some() -> None:
-            while cases:
-                place, fault = cases.pop()
-                self.outcomes[place, fault] = (await self.one(workers, place, fault))[0]
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(AT_ONCE):
-                nursery.start_soon(some)
-
-    async def run(self) -> tuple[Outcome, list[Place]]:
-        """Without a fault, then with each at each request; the first outcome, and the requests."""
-        async with WorkerPool(3) as workers:
-            outcome, world = await self.one(workers, None, "")
-            found = places(world.double)
-            tasks = trio.lowlevel.current_statistics().tasks_living
-            await self.play([(place, fault) for place in found for fault in NAMED], workers)
-            assert trio.lowlevel.current_statistics().tasks_living == tasks
-        return outcome, found
-
-
 @pytest.fixture
 def matrix(shm_path: Path) -> Matrix:
     """The build of `DOCKERFILE`."""
     context = shm_path / "context"
     context.mkdir()
     (context / "hello.txt").write_text("hello\n")
-    return Matrix(shm_path, context, new_double)
+    return Matrix(shm_path, context, new_double, lambda world: world.request(DOCKERFILE, "app:1"))
 
 
 FINAL_401 = {"GET ^/token$ #1", "GET ^/token$ #2", "GET ^/v2/base/tiny/manifests/latest$ #2"}
@@ -139,10 +86,7 @@ def test_every_fault_at_every_request(matrix: Matrix, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         workers_module, "_CLOSING_SECONDS", math.inf
     )  # processes know no mock clock
-    before = Belongings.now()
-    clock = trio.testing.MockClock(autojump_threshold=0.01)
-    right, found = trio.run(matrix.run, clock=clock)
-    assert Belongings.now().more_than(before) == []
+    right, found = matrix.run()
     assert (right.error, right.wrong) == (None, ())
     assert {place.method for place in found} == {"GET", "HEAD", "POST", "PUT"}
     assert len(matrix.outcomes) == len(found) * len(NAMED)

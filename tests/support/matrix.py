@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import re
+import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import trio
+import trio.testing
 
 from asyncbuild.build.futures import Ledger
 from asyncbuild.build.request import BuildRequest
@@ -15,13 +18,12 @@ from asyncbuild.build.workers import WorkerPool
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Manifest
-from asyncbuild.registry.auth import Credential
+from asyncbuild.registry.auth import ANONYMOUS, Credential
 from asyncbuild.registry.registries import RegistrySettings
-from asyncbuild.testing.fault_scripts import named_rule
+from asyncbuild.testing.fault_scripts import NAMED, named_rule
 from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.testing.registry_auth import TokenAccess
-from support.builds import HOST, Recorder, World, add_image, store_faults
-from support.double import OneLogin
+from support.builds import Belongings, Recorder, World, add_image, store_faults
 from support.images import Image, Layer, directory, text
 
 TINY = Image(
@@ -32,6 +34,15 @@ TINY = Image(
 )
 BASE = "base.example"
 LOGIN = Credential("builder", "the builder's password")
+
+
+class Logins:
+    """A keychain: a login for the hosts that are pushed to, none for where the base is."""
+
+    async def credential(self, registry: str, repository: str = "") -> Credential:
+        """The login of a registry."""
+        await trio.lowlevel.checkpoint()
+        return ANONYMOUS if registry == BASE else LOGIN
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,7 +96,7 @@ async def build_once(
 ) -> Outcome:
     """One build with a store of its own below ``directory``; looks at everything that it leaves."""
     ledger, recorder = Ledger(), Recorder()
-    settings = RegistrySettings(keychain=OneLogin(LOGIN, HOST))
+    settings = RegistrySettings(keychain=Logins())
     digest, error = None, None
     try:
         result = await world.build(
@@ -129,9 +140,61 @@ def with_fault(double: RegistryDouble, place: Place, fault: str) -> RegistryDoub
     return double
 
 
-def seeded_script(
-    seed: int, found: list[Place], faults: list[str], count: int
-) -> list[tuple[Place, str]]:
-    """``count`` faults at requests, both drawn by ``seed``."""
-    chance = random.Random(seed)
-    return [(chance.choice(found), chance.choice(faults)) for _ in range(count)]
+AT_ONCE = 4
+
+
+@dataclass(slots=True)
+class Matrix:
+    """A build, its requests (those that match ``about``), and what comes of it under faults."""
+
+    directory: Path
+    context: Path
+    make: Callable[[], RegistryDouble]
+    request: Callable[[World], BuildRequest]
+    about: str = ""
+    outcomes: dict[tuple[Place, str], Outcome] = field(default_factory=dict)
+    count: int = 0
+
+    async def one(
+        self, workers: WorkerPool, place: Place | None, fault: str
+    ) -> tuple[Outcome, World]:
+        """Build once, perhaps with a fault at a request."""
+        self.count += 1
+        store = self.directory / f"store-{self.count}"
+        world = World(self.make(), store, self.context)
+        if place is not None:
+            with_fault(world.double, place, fault)
+        outcome = await build_once(store, world, self.request(world), workers)
+        await trio.to_thread.run_sync(shutil.rmtree, store)
+        return outcome, world
+
+    async def play(self, cases: list[tuple[Place, str]], workers: WorkerPool) -> None:
+        """Build with each fault, some at once."""
+
+        async def some() -> None:
+            while cases:
+                place, fault = cases.pop()
+                self.outcomes[place, fault] = (await self.one(workers, place, fault))[0]
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(some)
+
+    async def _run(self) -> tuple[Outcome, list[Place]]:
+        async with WorkerPool(3) as workers:
+            outcome, world = await self.one(workers, None, "")
+            found = [place for place in places(world.double) if re.search(self.about, place.path)]
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            await self.play([(place, fault) for place in found for fault in NAMED], workers)
+            assert trio.lowlevel.current_statistics().tasks_living == tasks
+        return outcome, found
+
+    def run(self) -> tuple[Outcome, list[Place]]:
+        """Without a fault, then with each at each request; the first outcome, and the requests."""
+        before = Belongings.now()
+        clock = trio.testing.MockClock(autojump_threshold=0.01)
+        found = trio.run(self._run, clock=clock)
+        left = Belongings.now().more_than(before)
+        if left:
+            raise AssertionError(left)
+        return found

@@ -136,13 +136,13 @@ class GrowingFile:
         want = min(CHUNK, self.size - position)
         if want <= 0:
             return b""
+        self.open()  # here, where no two do it at once
         data = await trio.to_thread.run_sync(self._read, want, position)
         if not data:
             raise StoreError(f"{self.path} is shorter than what was written to it")
         return data
 
     def _read(self, count: int, position: int) -> bytes:
-        self.open()
         assert self._descriptor is not None
         return os.pread(self._descriptor, count, position)
 
