@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,8 +35,14 @@ from asyncbuild.errors import (
     StoreError,
 )
 from asyncbuild.image.config import ImageConfig, InvalidConfig
-from asyncbuild.image.digest import DiffId, Digest
-from asyncbuild.image.manifest import Descriptor, Index, Manifest
+from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
+from asyncbuild.image.manifest import (
+    Descriptor,
+    Index,
+    InvalidManifest,
+    Manifest,
+    parse_manifest,
+)
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.changeset import Kind
@@ -213,8 +220,21 @@ class Supply:
         if reference.registry == LAYOUT_HOST:
             layout = self._layouts[reference.repository]
             return await trio.to_thread.run_sync(take_manifest, layout, identifier, self._store)
+        kept = self._kept_manifest(identifier)
+        if kept is not None:
+            return kept
         client = self._job.registries.client(reference.registry)
-        return (await client.get_manifest(reference.repository, identifier)).manifest
+        fetched = await client.get_manifest(reference.repository, identifier)
+        await trio.to_thread.run_sync(self._store.put_blob, fetched.raw)
+        return fetched.manifest
+
+    def _kept_manifest(self, identifier: str) -> Manifest | Index | None:
+        """What the store has under a digest: it needs no registry to know what that means."""
+        with suppress(InvalidDigest, InvalidManifest):
+            raw = self._store.read_blob(Digest.parse(identifier))
+            if raw is not None:
+                return parse_manifest(raw)
+        return None
 
     async def _config(self, reference: Reference, descriptor: Descriptor) -> bytes:
         kept = self._store.read_blob(descriptor.digest)
