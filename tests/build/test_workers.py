@@ -49,16 +49,24 @@ def fresh(path: Path) -> Path:
     return path
 
 
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _children_of_other_tests() -> None:
+    """A registry that serves the whole session is a child of this process too."""
+    _others.clear()
+    _others.update(children())
+
+
 def children() -> list[int]:
-    """The processes that this one has started and not yet waited for."""
-    return [
-        int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    ] + [
+    """The processes that this one has started during a test and not yet waited for."""
+    found = [
         int(pid)
         for task in os.listdir("/proc/self/task")
-        if task != str(os.getpid())
         for pid in Path(f"/proc/self/task/{task}/children").read_text().split()
     ]
+    return [pid for pid in found if pid not in _others]
 
 
 def test_every_job_and_no_child_afterwards(shm_path: Path) -> None:
