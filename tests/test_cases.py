@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from support.cases import (
     serve_pages,
     tree_differences,
 )
+from support.commands import asyncbuild_here, environment
 from support.pulled import Pulled, Tree, inspect_config, pull, read_tree, unpack
 from support.registry import DockerRegistry
 from support.sources import WebServer
@@ -90,20 +89,12 @@ def build(
     case: Case, arguments: list[str], directory: Path, reference: str, store: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in ``directory``; its standard output and error are kept apart."""
-    command = [sys.executable, "-m", "asyncbuild", "build", "--tag", reference]
-    command += ["--store", str(store), "--progress", "plain"]
-    command += ["--metadata-file", str(directory / "metadata.json")]
-    environment = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
-    with open(directory / case.stdin if case.stdin else os.devnull, "rb") as stdin:
-        return subprocess.run(
-            [*command, *arguments],
-            stdin=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=directory,
-            env={**environment, **case.environ},
-        )
+    words = ["build", "--tag", reference, "--store", str(store), "--progress", "plain"]
+    words += ["--metadata-file", str(directory / "metadata.json"), *arguments]
+    given = (directory / case.stdin).read_bytes() if case.stdin else b""
+    done = asyncbuild_here(*words, stdin=given, env=environment(**case.environ), cwd=directory)
+    texts = [data.decode("utf-8", "replace") for data in (done.stdout, done.stderr)]
+    return subprocess.CompletedProcess(words, done.returncode, *texts)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

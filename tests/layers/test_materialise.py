@@ -102,3 +102,19 @@ def test_a_destination_that_is_missing(shm_path: Path) -> None:
     """The store's fault."""
     with pytest.raises(StoreError, match="nowhere"):
         materialise(ChangeSet(), str(shm_path / "nowhere"))
+
+
+@pytest.mark.parametrize("pieces", [(), (0,), (5 << 20,), (1 << 20, 3 << 20)])
+def test_holes_stay_holes(shm_path: Path, pieces: tuple[int, ...]) -> None:
+    """A file that is mostly holes takes no more room than before, and has the same bytes."""
+    source, out = shm_path / "sparse", shm_path / "out"
+    with source.open("xb") as file:
+        file.truncate((5 << 20) + 10)
+        for at in pieces:
+            file.seek(at)
+            file.write(b"x" * 10)
+    out.mkdir()
+    entry = Entry("f", Kind.FILE, size=(5 << 20) + 10, source=FileSource(str(source)))
+    materialise(ChangeSet.of([entry]), str(out))
+    assert (out / "f").read_bytes() == source.read_bytes()
+    assert (out / "f").stat().st_blocks <= source.stat().st_blocks

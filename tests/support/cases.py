@@ -210,7 +210,7 @@ def make_context(case: Case, registry: DockerRegistry, web: WebServer, directory
 
     ``context`` maps a path to a text (a file of mode 0644), or to an object with ``content`` (or ``hex``, or
     ``archive``: nodes of a tar, with ``compression`` gz, bz2, xz or zst), ``dir``,
-    ``link``, ``hardlink`` or ``fifo``, and ``mode``, ``uid``, ``gid``, ``mtime``, ``xattrs``.
+    ``link``, ``hardlink``, ``fifo`` or ``holes`` (the size of a file of nothing else), and ``mode``, ``uid``, ``gid``, ``mtime``, ``xattrs``.
     """
     root = directory / "context"
     root.mkdir()
@@ -242,8 +242,8 @@ def _place(root: Path, path: str, recipe: Json) -> None:
     elif "fifo" in recipe:
         os.mkfifo(target)
     else:
-        data = _content(recipe)
-        target.write_bytes(data)
+        target.write_bytes(_content(recipe))
+        os.truncate(target, recipe.get("holes", target.stat().st_size))
     os.lchown(target, recipe.get("uid", 0), recipe.get("gid", 0))
     if "link" not in recipe and "hardlink" not in recipe:
         target.chmod(mode)

@@ -177,19 +177,23 @@ class WebFetcher:
         started = trio.current_time()
         length = answer.headers.get("content-length", "")
         emit(TransferStarted(transfer, int(length) if length.isdecimal() else None))
-        path = await trio.to_thread.run_sync(self._tools.store.new_blob)
+        store = self._tools.store
+        path = await trio.to_thread.run_sync(store.new_blob)
         sink = _Sink(path, zipped=_is_zipped(answer))
         try:
             while chunk := await answer.next_chunk():
                 await trio.to_thread.run_sync(sink.write, chunk)
                 emit(TransferProgress(transfer, sink.received))
+            digest = sink.digest
+            kept = await trio.to_thread.run_sync(store.commit_blob, path, digest, sink.size)
         except zlib.error as error:
+            store.discard(path)
             raise _Temporary(FetchFailed(f"cannot fetch {file.shown}: {error}")) from error
+        except BaseException:
+            store.discard(path)
+            raise
         finally:
             sink.close()
-        digest = sink.digest
-        store = self._tools.store
-        kept = await trio.to_thread.run_sync(store.commit_blob, path, digest, sink.size)
         emit(TransferFinished(transfer, sink.received, trio.current_time() - started))
         return FetchedFile(kept, digest, sink.size, _modified_ns(answer.headers))
 

@@ -34,6 +34,7 @@ _SSL = ("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO")
 _SHARED_SCOPES = ("https://github.com/", "https://www.github.com/")
 _TOLD_LINES = 6
 _UMASK = 0o022
+_DIRECTORY_MODE = 0o755
 _FULL_HISTORY = ("not our ref", "unadvertised object", "couldn't find remote ref")
 
 
@@ -255,6 +256,7 @@ class _GitFailed(FetchFailed):
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         told = "; ".join(redacted(line) for line in lines[-_TOLD_LINES:])
         self.message = f"cannot fetch {wanted.shown}: {told or 'git failed without a word'}"
+        self.args = (self.message,)
         if self.says("could not read Username", "Authentication failed", "HTTP Basic"):
             self.hint = "the secret with the id GIT_AUTH_TOKEN would be sent as its password"
 
@@ -345,6 +347,7 @@ def _finish(tree: Path, wanted: GitReference, when: int, *, keep_git_dir: bool) 
             files.remove(".git")
         for name in (*files, *directories):
             os.utime(os.path.join(directory, name), ns=(when, when), follow_symlinks=False)
+    os.chmod(tree, _DIRECTORY_MODE)
     os.utime(tree, ns=(when, when))
     path = tree
     for part in filter(None, wanted.subdir.split("/")):

@@ -199,6 +199,8 @@ class Supply:
         try:
             manifest = await self._manifest(reference, reference.identifier)
         except ImageNotFound as error:
+            if reference.registry == LAYOUT_HOST:
+                raise
             raise _no_such_image(reference, error) from error
         if isinstance(manifest, Index):
             entry = manifest.choose(platform)

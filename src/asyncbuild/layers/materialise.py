@@ -14,6 +14,7 @@ from asyncbuild.layers.tree import LayerTree
 
 _SMALL: Final = 64 << 10
 _PIECE: Final = 1 << 30
+_BLOCK: Final = 512  # of st_blocks, whatever the file system's own are
 _NOT_BETWEEN_THESE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -84,7 +85,34 @@ def _copy_small(source: int, target: int) -> int:
 
 
 def _copy_large(source: int, target: int) -> int:
-    """Copy in the kernel, which shares the blocks where the file system can."""
+    """Copy in the kernel, which shares the blocks where the file system can; holes stay holes."""
+    status = os.fstat(source)
+    if status.st_blocks * _BLOCK >= status.st_size:
+        return _copy_rest(source, target)
+    at = 0
+    while (data := _next_data(source, at)) is not None:
+        at = os.lseek(source, data, os.SEEK_HOLE)
+        os.lseek(source, data, os.SEEK_SET)
+        os.lseek(target, data, os.SEEK_SET)
+        left = at - data
+        while left and (copied := os.sendfile(target, source, None, left)):
+            left -= copied
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    return size
+
+
+def _next_data(source: int, at: int) -> int | None:
+    """Where the next bytes behind ``at`` are that are no hole; None if there are none."""
+    try:
+        return os.lseek(source, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
+
+
+def _copy_rest(source: int, target: int) -> int:
     count = 0
     try:
         while copied := os.copy_file_range(source, target, _PIECE):
