@@ -39,6 +39,10 @@ differential *arguments:
 fuzz target="dockerfile" seconds="60":
     scripts/fuzz {{target}} {{seconds}}
 
+# builds without end on one store, with faults at random (minutes): just soak --builds 500 --at-once 16
+soak *arguments: setup
+    scripts/soak {{arguments}}
+
 # the tool's own image, built by itself, and the examples by that image (minutes)
 own-image:
     scripts/own-image
