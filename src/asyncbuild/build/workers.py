@@ -31,6 +31,7 @@ from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.compression import Compression
 from asyncbuild.layers.extract import ExtractJob
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.pack import PackedLayer
 from asyncbuild.layers.unpack import Unpacked, UnpackJob
 
@@ -46,9 +47,13 @@ def _ignore(_size: int) -> None:
 
 
 class WorkerPool:
-    """At most ``size`` children at work at once; an async context manager that ends them all."""
+    """At most ``size`` children at work at once; an async context manager that ends them all.
 
-    def __init__(self, size: int) -> None:
+    ``limits`` hold for each layer and archive that is unpacked.
+    """
+
+    def __init__(self, size: int, limits: LayerLimits = LIMITS) -> None:
+        self._limits = limits
         self._free = trio.CapacityLimiter(size)
         self._idle: list[_Child] = []
 
@@ -82,6 +87,7 @@ class WorkerPool:
             descriptor.size,
             diff_id,
             None if tee is None else str(tee),
+            self._limits,
         )
         return await self._run(job, Unpacked, chunks=chunks)
 
@@ -128,7 +134,7 @@ class WorkerPool:
 
         Errors are those of `asyncbuild.layers.extract.extract`; then the destination holds anything.
         """
-        return await self._run(ExtractJob(archive, str(destination)), UnpackedFacts)
+        return await self._run(ExtractJob(archive, str(destination), self._limits), UnpackedFacts)
 
     async def _run(
         self,

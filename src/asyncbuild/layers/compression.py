@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
@@ -24,6 +25,7 @@ _WINDOW: Final = 32 << 10
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no name, no time, unknown system
 _LAST_BLOCK: Final = b"\x03\0"  # an empty final block
 _ISAL_LEVELS: Final = 3
+_XZ_MEMORY: Final = 256 << 20  # xz -9 needs 65 MiB to be read; a stream may ask for 4 GiB
 _MAGIC: Final = {
     "gzip": b"\x1f\x8b",
     "zstd": b"\x28\xb5\x2f\xfd",
@@ -255,7 +257,8 @@ def _decoder(codec: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]
     if codec == "xz":
         import lzma  # noqa: PLC0415 - rare
 
-        return lzma.LZMADecompressor, (lzma.LZMAError, EOFError)
+        bounded = partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY)
+        return bounded, (lzma.LZMAError, EOFError)
     import bz2  # noqa: PLC0415 - rare
 
     return bz2.BZ2Decompressor, (OSError, EOFError)

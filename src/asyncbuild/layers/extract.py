@@ -15,6 +15,7 @@ from asyncbuild.errors import InputError, LayerError, StoreError
 from asyncbuild.layers.ahead import Ahead
 from asyncbuild.layers.compression import inflate
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.reader import TarReader
 from asyncbuild.layers.tree import LayerTree
 from asyncbuild.layers.unpack import BAD_LAYER, write_entries
@@ -30,6 +31,7 @@ class ExtractJob:
 
     archive: str
     destination: str
+    limits: LayerLimits = LIMITS
 
 
 def extract(job: ExtractJob) -> UnpackedFacts:
@@ -38,10 +40,10 @@ def extract(job: ExtractJob) -> UnpackedFacts:
     `LayerError` if it is damaged or hostile, `InputError` if it cannot be read, `StoreError` if the disk
     does not take it. After an error the destination holds anything.
     """
-    with Ahead(inflate(_chunks(job.archive)), _AHEAD) as blocks:
+    with Ahead(_limited(job), _AHEAD) as blocks:
         try:
             with LayerTree(job.destination) as tree:
-                write_entries(TarReader(blocks), tree, markers=False)
+                write_entries(TarReader(blocks), tree, markers=False, limits=job.limits)
                 facts = tree.finish()
         except OSError as error:
             about = f" {error.filename!r}" if error.filename else ""
@@ -51,6 +53,22 @@ def extract(job: ExtractJob) -> UnpackedFacts:
         for _ in blocks:
             pass  # a checksum at the end of the stream counts
     return facts
+
+
+def _limited(job: ExtractJob) -> Iterator[bytes]:
+    """The content of the archive; `LayerError` where it becomes too large."""
+    read = size = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal read
+        for chunk in _chunks(job.archive):
+            read += len(chunk)
+            yield chunk
+
+    for block in inflate(counted()):
+        size += len(block)
+        job.limits.check_inflated(size, read)
+        yield block
 
 
 def _chunks(path: str) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from asyncbuild.layers.ahead import Ahead
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.compression import inflate
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.pack import OPAQUE_MARKER, WHITEOUT_PREFIX, BlobFile
 from asyncbuild.layers.reader import TarReader
 from asyncbuild.layers.tree import LayerTree
@@ -29,6 +30,7 @@ _AHEAD: Final = 3
 # What these say of a name or an order of entries is the layer's doing, not the disk's.
 BAD_LAYER: Final = (
     errno.EEXIST,
+    errno.EFBIG,
     errno.EINVAL,
     errno.EISDIR,
     errno.ELOOP,
@@ -46,7 +48,8 @@ class UnpackJob:
     """A blob to unpack: what it must be, and where it goes.
 
     ``destination`` is an existing empty directory. ``size`` counts the blob's bytes. ``diff_id`` is
-    None where no one knows it. ``tee`` is a new file that gets the blob itself.
+    None where no one knows it. ``tee`` is a new file that gets the blob itself. ``limits`` hold for what
+    comes out.
     """
 
     destination: str
@@ -54,6 +57,7 @@ class UnpackJob:
     size: int
     diff_id: DiffId | None = None
     tee: str | None = None
+    limits: LayerLimits = LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ def unpack(job: UnpackJob, chunks: Iterable[bytes]) -> Unpacked:
         except LayerError as error:
             _finish_reading(blocks)
             blob.check()
-            raise LayerError(f"layer {job.digest.short}: {error.message}") from error
+            words = f"layer {job.digest.short}: {error.message}"
+            raise LayerError(words, hint=error.hint) from error
     blob.check()
     diff_id = DiffId("sha256", blob.diff_hash.hexdigest())
     if job.diff_id is not None and diff_id != job.diff_id:
@@ -137,9 +142,12 @@ class _Blob:
             yield chunk
 
     def _inflated(self, source: Iterator[bytes]) -> Iterator[bytes]:
+        size = 0
         try:
             for block in inflate(source):
                 self.diff_hash.update(block)
+                size += len(block)
+                self._job.limits.check_inflated(size, self._size)
                 yield block
         except LayerError:
             _finish_reading(source)
@@ -159,7 +167,7 @@ def _finish_reading(items: Iterator[bytes]) -> None:
 def _unpack_tar(job: UnpackJob, blocks: Iterator[bytes]) -> UnpackedFacts:
     try:
         with LayerTree(job.destination) as tree:
-            write_entries(TarReader(blocks), tree)
+            write_entries(TarReader(blocks), tree, limits=job.limits)
             return tree.finish()
     except OSError as error:
         about = f": {error.filename!r}" if error.filename else ""
@@ -168,12 +176,17 @@ def _unpack_tar(job: UnpackJob, blocks: Iterator[bytes]) -> UnpackedFacts:
         raise StoreError.of(f"cannot unpack layer {job.digest.short}{about}", error) from error
 
 
-def write_entries(reader: TarReader, tree: LayerTree, *, markers: bool = True) -> None:
+def write_entries(
+    reader: TarReader, tree: LayerTree, *, markers: bool = True, limits: LayerLimits = LIMITS
+) -> None:
     """Write every entry; files, nine of ten, on the shortest way.
 
     Without ``markers`` a name that is a whiteout in a layer is a name like any other.
     """
+    entries = size = 0
     for entry in reader:
+        entries, size = entries + 1, size + entry.size
+        limits.check_files(entries, size)
         if markers and ".wh." in entry.path and _marker(entry, tree):
             continue
         if entry.kind is not Kind.FILE:
