@@ -73,6 +73,11 @@ class Tool(Protocol):
         """Build ``context`` and push it as ``reference``."""
 
 
+def is_plain(case: Case) -> bool:
+    """Whether the case's context is a directory; other contexts are spelled differently by each tool."""
+    return case.main is None and case.stdin is None
+
+
 def run(command: list[str], directory: Path, environ: dict[str, str] | None = None) -> Outcome:
     """Run one command; one that takes too long counts as failed."""
     try:
@@ -113,7 +118,10 @@ class Buildah:
     )
 
     def knows(self, case: Case) -> bool:
-        return {word.split("=")[0] for word in case.args if word.startswith("-")} <= self.options
+        return (
+            is_plain(case)
+            and {word.split("=")[0] for word in case.args if word.startswith("-")} <= self.options
+        )
 
     def build(self, case: Case, context: Path, reference: str) -> Outcome:
         stores = ["--root", str(self.state / "root"), "--runroot", str(self.state / "run")]
@@ -136,7 +144,10 @@ class BuildKit:
 
     def knows(self, case: Case) -> bool:
         known = {"--target", "--build-arg", "--secret", "--ssh", "--allow"}
-        return {word.split("=")[0] for word in case.args if word.startswith("-")} <= known
+        return (
+            is_plain(case)
+            and {word.split("=")[0] for word in case.args if word.startswith("-")} <= known
+        )
 
     def build(self, case: Case, context: Path, reference: str) -> Outcome:
         places = [f"--local=context={context}", f"--local=dockerfile={context}"]
@@ -246,9 +257,12 @@ def survey(tool: Tool, cases: list[Case], known: Bases, state: Path) -> int:
             for text in wrong:
                 print(f"    {text[:400]}")
     differ = sum(any(not (general and general.match(x)) for x in wrong) for wrong in found)
-    print(f"\n{tool.name}: {len(todo)} cases: {equal} are equal, {len(todo) - equal - differ} only")
-    print(f"differ as every image does, {differ} differ, {unexplained} of them not explained")
-    print(f"not comparable, for their options: {', '.join(skipped) or 'none'}")
+    only = len(todo) - equal - differ
+    print(
+        f"\n{tool.name}: {len(todo)} cases: {equal} are equal, {only} differ only as every image does,"
+    )
+    print(f"{differ} differ, {unexplained} of them not explained")
+    print(f"not comparable, for their options or contexts: {', '.join(skipped) or 'none'}")
     return unexplained
 
 
