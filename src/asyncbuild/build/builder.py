@@ -50,6 +50,7 @@ from asyncbuild.image.manifest import (
     to_docker,
     to_oci,
 )
+from asyncbuild.layers.marks import form
 from asyncbuild.output.built import BuiltImage
 from asyncbuild.output.write import write_output
 from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
@@ -183,7 +184,8 @@ async def _open_session(
     async with AsyncExitStack() as stack:
         told = replace(settings, on_notice=lambda text: seen.reporter.emit(WarningRaised(text)))
         registries = await stack.enter_async_context(Registries(told))
-        store = stack.enter_context(await trio.to_thread.run_sync(Store.open, request.store))
+        opened = partial(Store.open, request.store, form=form())
+        store = stack.enter_context(await trio.to_thread.run_sync(opened))
         size = request.workers or max(2, os.cpu_count() or 2)
         workers = seen.workers
         if workers is None:

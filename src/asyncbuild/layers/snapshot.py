@@ -23,7 +23,8 @@ from typing import Final
 
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
-from asyncbuild.layers.xattrs import is_opaque, read_xattrs
+from asyncbuild.layers.marks import is_opaque, is_whiteout
+from asyncbuild.layers.xattrs import read_xattrs
 
 _PIECE: Final = 1 << 20
 _KINDS: Final = {
@@ -127,7 +128,7 @@ class _Snapshot:
     def _look(self, path: str, below: Below | None) -> list[str] | None:
         """Take in what is at ``path``; for a directory, what is merged below it."""
         found = os.lstat(f"{self._upper}/{path}")
-        if is_whiteout(found):
+        if is_whiteout(found, f"{self._upper}/{path}"):
             if below is not None:
                 self._deletions.append(path)
             return None
@@ -184,11 +185,6 @@ class _Snapshot:
         return parents
 
 
-def is_whiteout(found: os.stat_result) -> bool:
-    """Whether overlayfs hides the name that has this lstat, and what is below it."""
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
-
-
 @dataclass(frozen=True, slots=True)
 class Below:
     """What merged lower directories show at a name: where it stands, its lstat, and for a directory
@@ -210,7 +206,7 @@ def look_below(lowers: Sequence[str], name: str) -> Below | None:
         except FileNotFoundError:
             continue
         if not stat.S_ISDIR(found.st_mode):
-            if top is None and not is_whiteout(found):
+            if top is None and not is_whiteout(found, where):
                 return Below(where, found, [])
             break
         if top is None:

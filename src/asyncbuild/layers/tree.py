@@ -4,9 +4,10 @@ What stands in the directory afterwards is what a runtime gets that applies the 
 order onto what lies below, as far as the layer alone decides that; the rest is in its `UnpackedFacts`.
 
 1. A later entry replaces an earlier one of another kind; a directory keeps its content.
-2. A whiteout is a character device 0/0. Content of the same layer wins over its own whiteout, before
-   it or after it; where that content is a directory it becomes opaque. So does a directory that
-   replaces something else of this layer, which had hidden all below.
+2. A whiteout is a character device 0/0, or what stands for one (`asyncbuild.layers.marks`). Content of
+   the same layer wins over its own whiteout, before it or after it; where that content is a directory
+   it becomes opaque. So does a directory that replaces something else of this layer, which had hidden
+   all below.
 3. A name below a symlink of this layer reaches the link's target, inside the root.
 4. Directories get their attributes last. Those without an entry are 0755, 0:0, from the epoch.
 5. Everything is done relative to descriptors of directories below the root, and nothing is followed.
@@ -24,8 +25,9 @@ from typing import Final, Self
 from asyncbuild.errors import LayerError, StoreError
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.layers.marks import is_whiteout, make_opaque, make_whiteout
 from asyncbuild.layers.rooted import open_directory
-from asyncbuild.layers.xattrs import make_opaque, set_xattrs
+from asyncbuild.layers.xattrs import set_xattrs
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORIES: Final = 200
@@ -219,7 +221,8 @@ class LayerTree:
             found = os.stat(base, dir_fd=where.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             found = None
-        if found is None or _is_whiteout(found):
+        at = f"/proc/self/fd/{where.descriptor}/{base}"
+        if found is None or is_whiteout(found, at):
             os.close(where.descriptor)
             return None
         if stat.S_ISDIR(found.st_mode):
@@ -237,7 +240,7 @@ class LayerTree:
             raise LayerError("a whiteout of the root")
         directory = self._open.get(head) or self._directory(head)
         try:
-            os.mknod(name, stat.S_IFCHR, _WHITEOUT, dir_fd=directory.descriptor)
+            make_whiteout(name, directory.descriptor)
         except FileExistsError:
             if directory.below(name) in self._directories:
                 self._hide_below(directory.below(name))
@@ -322,7 +325,8 @@ class LayerTree:
             found = os.stat(path, dir_fd=self._root, follow_symlinks=False)
         except FileNotFoundError:
             found = None
-        if found is not None and not _is_whiteout(found):
+        at = f"/proc/self/fd/{self._root}/{path}"
+        if found is not None and not is_whiteout(found, at):
             raise LayerError(f"{path!r} is no directory, but the tar has entries below it")
         if not make:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -419,10 +423,6 @@ def _prepare(root: int, destination: str) -> None:
     # A set-group-id bit here would change the group of what is made below.
     os.fchown(root, 0, 0)
     os.fchmod(root, 0o700)
-
-
-def _is_whiteout(found: os.stat_result) -> bool:
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _WHITEOUT
 
 
 def _umask() -> int:

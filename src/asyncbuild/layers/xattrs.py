@@ -3,7 +3,7 @@
 ``user.*``, ``security.capability``, POSIX access lists and ``trusted.*`` belong to a file. The others
 belong to the machine it is on (SELinux labels, IMA) and stay there, in both directions. What overlayfs
 keeps for itself (``trusted.overlay.*``, ``user.overlay.*``) is never read from a layer nor written to
-one: a layer that could set it could redirect or hide files of others.
+one (see `asyncbuild.layers.marks`): a layer that could set it could redirect or hide files of others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-OPAQUE: Final = "trusted.overlay.opaque"
 _OVERLAY: Final = ("trusted.overlay.", "user.overlay.")
 _FAMILIES: Final = ("user.", "trusted.")
 _SINGLE: Final = (
@@ -60,18 +59,3 @@ def set_xattrs(path: str | int, xattrs: Iterable[tuple[str, bytes]]) -> None:
             refused = error.errno == errno.EPERM and name.startswith(_FAMILIES)
             if error.errno != errno.ENOTSUP and not refused:
                 raise
-
-
-def is_opaque(path: str | int) -> bool:
-    """Whether overlayfs hides what lies below the directory ``path`` (not followed)."""
-    try:
-        return os.getxattr(path, OPAQUE, follow_symlinks=isinstance(path, int)) == b"y"
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOTSUP):
-            return False
-        raise
-
-
-def make_opaque(directory: int) -> None:
-    """Let overlayfs hide what lies below the directory that ``directory`` (a descriptor) is open on."""
-    os.setxattr(directory, OPAQUE, b"y")

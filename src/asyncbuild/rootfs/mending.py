@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.layers.changeset import Entry, FileSource, Kind, path_order
-from asyncbuild.layers.xattrs import OPAQUE, set_xattrs
+from asyncbuild.layers.marks import make_opaque, make_whiteout
+from asyncbuild.layers.xattrs import set_xattrs
 
 _NO_LINK = (errno.EMLINK, errno.EXDEV, errno.EPERM)
 _DEVICES = {
@@ -47,20 +48,29 @@ def write_mend(root: Path, placed: dict[str, Placed]) -> None:
             host = f"{root}/{path}" if path else str(root)
             _set_attributes(host, item.entry)
             if item.opaque:
-                os.setxattr(host, OPAQUE, b"y")
+                make_opaque(host)
                 os.utime(host, ns=(item.entry.mtime_ns, item.entry.mtime_ns))
 
 
 def _make(host: str, item: Placed) -> None:
     entry = item.entry
     if entry is None:
-        os.mknod(host, stat.S_IFCHR, os.makedev(0, 0))
+        _hide(host)
     elif entry.kind is Kind.DIRECTORY:
         os.mkdir(host, 0o700)
     else:
         source = item.host or (entry.source.path if isinstance(entry.source, FileSource) else None)
         if source is None or not _link(source, host):
             _make_anew(host, entry, source)
+
+
+def _hide(host: str) -> None:
+    parent, _, name = host.rpartition("/")
+    directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        make_whiteout(name, directory)
+    finally:
+        os.close(directory)
 
 
 def _link(source: str, host: str) -> bool:

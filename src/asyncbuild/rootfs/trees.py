@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
+from asyncbuild.layers.marks import family, is_opaque, is_whiteout
 from asyncbuild.layers.paths import ancestors, join, parent_of
-from asyncbuild.layers.xattrs import OPAQUE, is_opaque, read_xattrs
+from asyncbuild.layers.xattrs import read_xattrs
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -59,9 +60,8 @@ class Tree(Protocol):
 class DirectoryTree:
     """A directory in overlayfs' lower format.
 
-    A whiteout is a character device 0/0, an opaque directory has the extended attribute
-    ``trusted.overlay.opaque`` = ``y`` (which only root can read or write). Sockets are left out:
-    an image cannot hold them.
+    Whiteouts and opaque directories have the marks of `asyncbuild.layers.marks`. Sockets are left out: an
+    image cannot hold them.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -121,11 +121,11 @@ def _node(path: str, host: str, status: os.stat_result) -> Node | None:
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return None
+    if is_whiteout(status, host):
+        return WHITEOUT
     device = (0, 0)
     if kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE):
         device = (os.major(status.st_rdev), os.minor(status.st_rdev))
-        if kind is Kind.CHARACTER_DEVICE and device == (0, 0):
-            return WHITEOUT
     xattrs, opaque = _xattrs(host, kind)
     is_file = kind is Kind.FILE
     entry = Entry(
@@ -162,7 +162,9 @@ def _xattrs(host: str, kind: Kind) -> tuple[tuple[tuple[str, bytes], ...], bool]
         return (), False
     if not names:
         return (), False
-    return read_xattrs(host), kind is Kind.DIRECTORY and OPAQUE in names and is_opaque(host)
+    return read_xattrs(host), kind is Kind.DIRECTORY and f"{family()}opaque" in names and is_opaque(
+        host
+    )
 
 
 class ChangeSetTree:

@@ -10,6 +10,7 @@
     records/results/<key>        what came of a step with that key (`asyncbuild.cache`)
     records/kept/<digest>        an image that could not be pushed (`asyncbuild.store.kept`)
     records/diff-ids/<digest>    the DiffId of a blob; records/digests/<diffid>/<digest> the reverse
+    layers.<form>/, mends.<form>/, trees.<form>/   the same in another form (`Layout.form`)
     tmp/<owner>/                 work in progress, one directory for each living process
     cache-mounts/                see `asyncbuild.store.cachemounts`
     contents                     digests of files in contexts (`asyncbuild.context.fingerprint`)
@@ -49,6 +50,7 @@ _OURS = {
     "index.json",
     *(name.partition("/")[0] for name in _DIRECTORIES),
 }
+_IN_FORMS = ("layer", "mend", "tree")
 _KINDS = {"blob": "blobs", "layer": "layers", "mend": "mends", "tree": "trees"}
 
 
@@ -62,10 +64,15 @@ class Item:
 
 
 class Layout:
-    """The paths of the store at ``root``."""
+    """The paths of the store at ``root``.
 
-    def __init__(self, root: Path) -> None:
+    ``form`` names a form of directories that builders with other rights cannot read alike: they make their
+    own. Blobs and records are everyone's.
+    """
+
+    def __init__(self, root: Path, form: str = "") -> None:
         self.root = root
+        self.form = form
         self.tmp = root / "tmp"
         self.lock = root / "lock"
 
@@ -106,20 +113,28 @@ class Layout:
         return Item("record", name, self.root / "records" / name)
 
     def items(self, kind: str) -> Iterator[Item]:
-        """Everything of one kind: ``blob``, ``layer``, ``mend`` or ``record``; foreign files are not."""
+        """Everything of one kind (``blob``, ``layer``, ``mend``, ``tree``, ``record``), of all forms.
+
+        Foreign files are left out.
+        """
         if kind == "record":
             records = self.root / "records"
             for path in records.rglob("*"):
                 if not path.is_dir():
                     yield Item(kind, str(path.relative_to(records)), path)
             return
-        for algorithm in (self.root / _KINDS[kind]).iterdir():
-            for path in algorithm.iterdir():
+        name = _KINDS[kind]
+        for place in (self.root / name, *self.root.glob(f"{name}.*")):
+            for path in place.glob("*/*"):
                 with contextlib.suppress(InvalidDigest):
-                    yield Item(kind, str(Digest.parse(f"{algorithm.name}:{path.name}")), path)
+                    digest = Digest.parse(f"{path.parent.name}:{path.name}")
+                    yield Item(kind, str(digest), path)
 
     def _item(self, kind: str, name: Digest | DiffId) -> Item:
-        path = self.root / _KINDS[kind] / name.algorithm / name.hex
+        place = _KINDS[kind]
+        if self.form and kind in _IN_FORMS:
+            place = f"{place}.{self.form}"
+        path = self.root / place / name.algorithm / name.hex
         return Item(kind, str(name), path)
 
     def refuse_foreign(self) -> None:
@@ -130,7 +145,7 @@ class Layout:
         marker = self.root / "oci-layout"
         if marker.exists():
             self._check(marker)
-        elif any(path.name not in _OURS for path in self.root.iterdir()):
+        elif not all(map(_is_ours, self.root.iterdir())):
             raise StoreError(
                 f"{self.root} is not empty and is not a store",
                 hint="choose an empty or a new directory with --store DIR",
@@ -159,3 +174,7 @@ class Layout:
                 f"{self.root} is an OCI layout (version {version}) that is not a store of ours",
                 hint="choose an empty or a new directory with --store DIR",
             )
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name in _OURS or path.name.partition(".")[0] in _KINDS.values()

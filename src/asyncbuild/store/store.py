@@ -76,13 +76,14 @@ class Store:
         self.root = layout.root
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, boot: str | None = None) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, boot: str | None = None, form: str = "") -> Self:
         """Open the store at ``path``, making it if it does not exist.
 
+        ``form`` keeps layers, mends and trees apart from those of builders with other rights.
         ``boot`` names the machine's boot; None asks the kernel. What another boot left in doubt is
         verified (blobs: read in full) or dropped before this returns.
         """
-        layout = Layout(Path(os.path.abspath(path)))
+        layout = Layout(Path(os.path.abspath(path)), form)
         with explained(layout.root):
             layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             layout.refuse_foreign()
@@ -345,7 +346,7 @@ class Store:
 
     def _appear(self, made: Path, item: Item) -> None:
         """Rename ``made`` to its place; of two directories with one name the first stays."""
-        item.path.parent.mkdir(mode=0o700, exist_ok=True)
+        item.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._journal.announced(item.kind, item.name):
             try:
                 made.rename(item.path)
