@@ -55,7 +55,7 @@ async def _unpack(job: Job, source: CopySource) -> UnpackedArchive:
     except LayerError as error:
         raise InputError(
             f"the archive {source.name} cannot be unpacked: {error.message}",
-            hint="COPY, or ADD --unpack=false, takes it as it is",
+            hint=error.hint or "COPY, or ADD --unpack=false, takes it as it is",
         ) from error
     return await trio.to_thread.run_sync(_content, source.name, work / "fs", facts)
 

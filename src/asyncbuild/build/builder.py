@@ -189,7 +189,7 @@ async def _open_session(
         size = request.workers or max(2, os.cpu_count() or 2)
         workers = seen.workers
         if workers is None:
-            workers = await stack.enter_async_context(WorkerPool(size + 1))
+            workers = await stack.enter_async_context(WorkerPool(size + 1, request.limits))
         closing = await stack.enter_async_context(AsyncExitStack())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_sweep, store, None)

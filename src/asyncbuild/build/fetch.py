@@ -26,6 +26,7 @@ from asyncbuild.build.run_options import RunOptions, SshSource
 from asyncbuild.dockerfile.remote import WebFile, redacted
 from asyncbuild.errors import AsyncbuildError, FetchFailed, InputError, StoreError
 from asyncbuild.image.digest import Digest
+from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.registry.proxies import Proxies
 from asyncbuild.registry.retry import TEMPORARY_STATUSES, RetryPolicy, retry_after
 from asyncbuild.registry.tls import Trust, TrustSettings
@@ -87,6 +88,7 @@ class FetchTools:
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: Secrets = no_secrets
     ssh: SshSource | None = None
+    limits: LayerLimits = LIMITS
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     chance: random.Random = field(default_factory=random.Random)
 

@@ -70,10 +70,12 @@ async def _unpacked(archive: Path, name: str, tools: FetchTools) -> Incoming:
     work = await trio.to_thread.run_sync(tools.store.new_work, "context", "fs")
 
     def unpack() -> None:
-        extract(ExtractJob(os.path.realpath(archive), str(work / "fs")))
+        extract(ExtractJob(os.path.realpath(archive), str(work / "fs"), tools.limits))
 
     try:
         await trio.to_thread.run_sync(unpack)
     except LayerError as error:
-        raise InputError(f"the context {name} cannot be unpacked: {error.message}") from error
+        raise InputError(
+            f"the context {name} cannot be unpacked: {error.message}", hint=error.hint
+        ) from error
     return Incoming(work / "fs")

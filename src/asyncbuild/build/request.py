@@ -12,6 +12,7 @@ from asyncbuild.image.manifest import Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.compression import GZIP, Compression
+from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.output.spec import OutputSpec
 from asyncbuild.report.events import Statistics
 
@@ -75,6 +76,7 @@ class BuildRequest:
     run: RunOptions = field(default_factory=RunOptions)
     contexts: Mapping[str, str] = field(default_factory=dict)
     context_is_remote: bool = False
+    limits: LayerLimits = LIMITS
     compression: Compression = GZIP
     docker_media_types: bool | None = False
     keep_immutable_tags: bool = False

@@ -7,6 +7,7 @@ import argparse
 from asyncbuild.cli.cache_options import add_cache_options
 from asyncbuild.cli.helptext import add_command
 from asyncbuild.cli.image_arguments import add_image_commands
+from asyncbuild.cli.limits import add_limit_options
 from asyncbuild.cli.registry_options import add_registry_options
 from asyncbuild.cli.run_options import add_run_options
 
@@ -112,6 +113,7 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     _call_arguments(build)
     add_cache_options(build.add_argument_group("cache"))
     add_run_options(build.add_argument_group("RUN"))
+    add_limit_options(build)
     add("--pull", action="store_true", help=argparse.SUPPRESS)  # tags are always resolved anew
 
 

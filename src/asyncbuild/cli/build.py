@@ -19,6 +19,7 @@ from asyncbuild.build.request import BuildRequest, BuildResult
 from asyncbuild.cli.cache_options import read_cache_options
 from asyncbuild.cli.inputs import check_places, pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
+from asyncbuild.cli.limits import read_limits
 from asyncbuild.cli.places import store_directory
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.cli.run_options import read_run_options
@@ -134,6 +135,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         add_hosts=tuple(_host(text) for text in options.add_host),
         network=options.network,
         run=read_run_options(options, os.environ),
+        limits=read_limits(options),
         compression=_compression(outputs),
         docker_media_types=any(item.oci_media_types is False for item in outputs),
         stdout=sys.stdout.fileno() if any(item.to_stdout for item in outputs) else 1,

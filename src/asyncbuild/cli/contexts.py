@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from asyncbuild.cli.limits import read_limits
 from asyncbuild.cli.places import store_directory
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.dockerfile.remote import Remote, WebFile, parse_context_remote, redacted
@@ -185,6 +186,7 @@ def _tools(options: argparse.Namespace) -> FetchTools:
             environ,
             secrets_of(RunOptions(secrets=secrets)),
             SshSource(Path(agent)) if agent else None,
+            read_limits(options),
         )
         options.fetch_tools = known
     return known

@@ -14,7 +14,9 @@ from asyncbuild.errors import LayerError
 
 FREE: Final = 1 << 30
 """Bytes: a layer of up to so many may be compressed as well as it can be."""
-_HINT: Final = "--max-layer-size and --max-layer-ratio allow more, for images that you trust"
+_HINT: Final = (
+    "--max-layer-size, --max-layer-ratio and --max-layer-entries allow more, for what you trust"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class LayerLimits:
     def check_files(self, entries: int, size: int) -> None:
         """`LayerError` for too many entries, or files whose sizes are too large together."""
         if self.entries and entries > self.entries:
-            raise LayerError(f"it has more than {self.entries} entries")
+            raise LayerError(f"it has more than {self.entries} entries", hint=_HINT)
         if self.size and size > self.size:
             raise LayerError(f"its files have more than {self.size} bytes", hint=_HINT)
 
