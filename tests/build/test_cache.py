@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 import trio
 
 from asyncbuild.build.request import CachePlace
+from asyncbuild.build.workers import WorkerPool
+from asyncbuild.errors import RunFailed
 from asyncbuild.image.reference import Reference
-from asyncbuild.report.events import Outcome, StepFinished
+from asyncbuild.layers.pack import PackedLayer
+from asyncbuild.report.events import Event, Outcome, StepFinished
 from asyncbuild.testing.faults import Respond, Rule
 from asyncbuild.testing.registry import RegistryDouble
 from support.builds import HOST, Recorder, World, add_busybox, add_image
@@ -222,12 +226,72 @@ def test_results_age(shm_path: Path) -> None:
     assert build(where, FIRST, cache_ttl=3599.0, **later).cached == "xxxx"
 
 
+class LatePool(WorkerPool):
+    """Workers that pack what a RUN made only when ``may`` is set."""
+
+    def __init__(self, may: trio.Event) -> None:
+        super().__init__(3)
+        self._may = may
+        self.asked = trio.Event()
+
+    async def pack_upper(self, *given: Any, **more: Any) -> PackedLayer:
+        """Wait, then pack."""
+        self.asked.set()
+        await self._may.wait()
+        return await super().pack_upper(*given, **more)
+
+
+class Until(Recorder):
+    """A reporter that sets ``failed`` when a step has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = trio.Event()
+
+    def emit(self, event: Event) -> None:
+        """Keep one event."""
+        super().emit(event)
+        if isinstance(event, StepFinished) and event.outcome is Outcome.FAILED:
+            self.failed.set()
+
+
+FAILING = FIRST.replace("echo two > /two", "exit 3")
+
+
 def test_a_failed_build_is_resumed(shm_path: Path) -> None:
-    """What a failing build had done and packed is not done again; the last layers may not be packed yet."""
+    """What a failing build had done is not done again, here or with its cache elsewhere: also the layer
+    whose packing had not begun when the step failed.
+    """
+    where = world(shm_path / "one")
+
+    async def main() -> None:
+        recorder = Until()
+        request = where.request(FAILING, "out:1", cache_to=(PLACE,))
+        async with LatePool(recorder.failed) as workers:
+            with pytest.raises(RunFailed, match="exit code 3"):
+                await where.build(request, recorder=recorder, workers=workers)
+
+    trio.run(main)
+    other = world(shm_path / "other", where.double)
+    assert build(where, FIRST).cached == "cccx"
+    assert build(other, FIRST, cache_from=(PLACE,)).cached == "cccx"
+
+
+def test_an_interrupted_build_does_not_wait_for_layers(shm_path: Path) -> None:
+    """Who gives up while a failed build still packs is not kept."""
     where = world(shm_path)
-    with pytest.raises(Exception, match="exit code 3"):
-        build(where, FIRST.replace("echo two > /two", "exit 3"))
-    assert build(where, FIRST).cached in ("cccx", "ccxx", "cxxx")
+
+    async def main() -> None:
+        recorder = Until()
+        async with LatePool(trio.Event()) as workers, trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(where.build, recorder=recorder, workers=workers), where.request(FAILING)
+            )
+            await recorder.failed.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert not where.wrong()
 
 
 TWO_STAGES = f"""\

@@ -28,7 +28,7 @@ from asyncbuild.build.stage import Change, StageState
 from asyncbuild.build.step import At
 from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key
-from asyncbuild.cache.results import CachedLayer, Hit
+from asyncbuild.cache.results import CachedLayer, CacheLost, Hit
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.plan.nouns import ImageRef, StageRef
@@ -36,12 +36,21 @@ from asyncbuild.report import events
 
 
 async def execute_stage(session: Session, index: int) -> StageState:
-    """Execute a stage and return how it ends; its layers may still be on their way."""
+    """Execute a stage and return how it ends; its layers may still be on their way.
+
+    Where a step fails, what the steps before it made is kept first: the next build begins there.
+    """
     outline = await session.outline(index).wait()
     try:
-        return await _execute_outline(session, outline, Guesses(allowed=True))
-    except WrongGuess:
-        return await _execute_outline(session, outline, Guesses(allowed=False))
+        try:
+            return await _execute_outline(session, outline, Guesses(allowed=True))
+        except WrongGuess:
+            return await _execute_outline(session, outline, Guesses(allowed=False))
+    except CacheLost:
+        raise
+    except AsyncbuildError:
+        await session.failing()
+        raise
 
 
 async def _execute_outline(session: Session, outline: StageOutline, guesses: Guesses) -> StageState:
@@ -173,6 +182,7 @@ class _Walk:
     async def _execute(self, step: OutlinedStep, started: float) -> None:
         """Execute a step that changes files, and let the cache know."""
         session, here = self._session, self._done
+        await session.goes_on()
         later = self._steps[here + 1 :]
         state = replace(self._state, image=step.image, scope=step.scope)
         more_runs = any(isinstance(item.instruction, ins.Run) for item in later)

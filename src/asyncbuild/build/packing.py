@@ -7,10 +7,12 @@ packs. When its digest is known the blob is in the store, by rename.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
 
+from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import GrowingFile
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import NewLayer
@@ -33,6 +35,7 @@ class Packer:
         self._job = job
         self._compression = compression
         self._trim = trim or Trim()
+        self._begun: list[Future[PackedLayer]] = []
 
     def changes(self, step: Step, changes: ChangeSet) -> NewLayer:
         """The layer of a change set."""
@@ -68,7 +71,14 @@ class Packer:
         packed = self._job.ledger.spawn(
             self._job.nursery, f"pack {step.label}", self._pack, step, file, work
         )
+        self._begun.append(packed)
         return NewLayer(step.label, file, packed)
+
+    async def settle(self) -> None:
+        """Return when no layer is being packed any more, whether that went well or not."""
+        for packed in self._begun:
+            with suppress(Exception):  # it is told where the layer is awaited
+                await packed.wait()
 
     async def _pack(self, step: Step, file: GrowingFile, work: Work) -> PackedLayer:
         started = trio.current_time()

@@ -47,6 +47,8 @@ from asyncbuild.report.events import Event, Outcome
 
 T = TypeVar("T")
 _MOST_RESERVED = 16
+_PACKING_SECONDS = 60.0
+"""How long a build that has failed waits for layers that are being packed."""
 
 UploadSessions = tuple[Future[UploadSession], ...]
 """One at each destination, in their order."""
@@ -86,6 +88,7 @@ class Session:
         job.closing.push_async_callback(self.sandboxes.aclose)
         self.steps_executed = 0
         self.steps_cached = 0
+        self._fails = False
         self._work = work
         self._reading = trio.CapacityLimiter(1)
         self._flights: dict[tuple[str, int], Future[Any]] = {}
@@ -149,6 +152,24 @@ class Session:
         with suppress(StoreError, OSError):
             self.cache.remember()
             self.contents.save()
+
+    async def failing(self) -> None:
+        """A stage has failed: return when what the steps before made is packed, kept and exported.
+
+        That takes as long as packing does, and at most the patience for exports. Later failures are of
+        no interest: who brings one waits here for the end.
+        """
+        if self._fails:
+            await trio.sleep_forever()
+        self._fails = True
+        with trio.move_on_after(_PACKING_SECONDS):
+            await self.packer.settle()
+        await self.cache.finish(self.request.cache_patience)
+
+    async def goes_on(self) -> None:
+        """Return at once; never, if the build only waits for its end."""
+        if self._fails:
+            await trio.sleep_forever()
 
     async def read_contents(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run something that uses ``contents`` in a thread, one at a time."""
