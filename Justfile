@@ -35,8 +35,8 @@ realworld *arguments: setup
 differential *arguments:
     scripts/differential {{arguments}}
 
-# fuzz a target for some seconds: just fuzz dockerfile 600
-fuzz target="dockerfile" seconds="60":
+# fuzz a target (dockerfile, tar, json, reference, headers, ignore) for some seconds: just fuzz json 600
+fuzz target="dockerfile" seconds="60": setup
     scripts/fuzz {{target}} {{seconds}}
 
 # builds without end on one store, with faults at random (minutes): just soak --builds 500 --at-once 16

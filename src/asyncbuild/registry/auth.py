@@ -174,11 +174,15 @@ def check_realm(realm: str, *, registry_url: str, insecure: bool) -> None:
     ``https`` is always good. ``http`` is good only if the registry itself was reached over http, and
     the realm's host is this machine or the registry was declared insecure.
     """
-    parts = urlsplit(realm)
-    if parts.scheme == "https" and parts.hostname:
+    try:
+        parts = urlsplit(realm)
+        good = bool(parts.hostname) and parts.port != 0 and realm.isprintable()
+    except ValueError:  # half an IPv6 address, a port that is none
+        good = False
+    if good and parts.scheme == "https":
         return
-    plain = parts.scheme == "http" and urlsplit(registry_url).scheme == "http"
-    if plain and parts.hostname and (insecure or is_loopback(parts.hostname)):
+    plain = good and parts.scheme == "http" and urlsplit(registry_url).scheme == "http"
+    if plain and (insecure or is_loopback(parts.hostname or "")):
         return
     raise RemoteProtocolError(
         f"{registry_url} names {redact(realm)} as its token service: a login is sent only over https"

@@ -226,5 +226,5 @@ class _Ways:
 async def _dial(link: Link, url: str | None) -> None:
     try:
         await link.dial(url)
-    except (httpx.HTTPError, AsyncbuildError):
+    except (httpx.HTTPError, httpx.InvalidURL, AsyncbuildError):
         return

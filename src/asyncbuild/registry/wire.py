@@ -161,8 +161,9 @@ class Wire:
         reading = sent.body.read() if sent.body is not None else None
         patience = sent.receive_timeout or self._timeouts.receive
         upload = _Upload(reading, self._pace, patience)
-        request = self._request(sent, upload)
         try:
+            with no_answer_mapped(sent.exchange):
+                request = self._request(sent, upload)
             response = await self._receive(sent, request, upload)
         except BaseException as error:
             self._finish(sent, (started, None), None, (upload.sent, 0), _reason(error))

@@ -39,6 +39,8 @@ class KeptImage:
     def decode(cls, raw: bytes) -> KeptImage:
         """Read a record; raises ValueError, KeyError or TypeError for what is none."""
         document = json.loads(raw)
+        if not isinstance(document, dict) or not isinstance(document.get("origins"), dict):
+            raise TypeError("a record of an image is an object")
         return cls(
             Digest.parse(document["manifest"]),
             tuple(Reference.parse(name) for name in document["names"]),
