@@ -177,7 +177,7 @@ class _Walk:
         for step in self._steps[self._cached :]:
             self._session.prefetch(step)
         if any(isinstance(step.instruction, ins.Run) for step in self._steps[self._cached :]):
-            self._session.sandboxes.prepare()
+            self._session.backends.prepare()
 
     async def _execute(self, step: OutlinedStep, started: float) -> None:
         """Execute a step that changes files, and let the cache know."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyncbuild.dockerfile.mounts import Device
+from asyncbuild.rootfs.isolation import Isolation
 from asyncbuild.rootfs.runspec import Ulimit
 
 LARGEST_SECRET = 500 << 10
@@ -45,6 +46,7 @@ class RunOptions:
 
     ``devices`` are those of every RUN; the files of ``device_directories`` describe them. ``shm_size``
     and ``memory`` are in bytes, ``cpus`` is a number of processors; None is the default, or no limit.
+    ``isolation`` is how RUNs are executed.
     """
 
     secrets: Mapping[str, Secret] = field(default_factory=dict)
@@ -56,3 +58,4 @@ class RunOptions:
     ulimits: tuple[Ulimit, ...] = ()
     memory: int | None = None
     cpus: float | None = None
+    isolation: Isolation = Isolation.AUTO

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from asyncbuild.build.backend import Ended, RunOrder
 from asyncbuild.build.entitlements import check_entitlements
 from asyncbuild.build.futures import kept
 from asyncbuild.build.redaction import Redactor
@@ -20,9 +21,9 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.errors import RunFailed
 from asyncbuild.report import events
-from asyncbuild.rootfs.cgroups import CannotLimit, Group, Limits
+from asyncbuild.rootfs.cgroups import Limits
 from asyncbuild.rootfs.runspec import DEFAULT_SHM_SIZE, RunFile, RunSpec
-from asyncbuild.rootfs.sandbox import Helper, OwnersNotMapped, run_sandboxed
+from asyncbuild.rootfs.sandbox import OwnersNotMapped
 from asyncbuild.rootfs.users import Identity, command_environment, resolve_user
 from asyncbuild.rootfs.view import DirectoryTree, View
 
@@ -66,6 +67,7 @@ async def _run_in_work(
 ) -> Path:
     """Run the command; the work directory whose ``fs`` has what it changed."""
     session, (identity, lowers, view) = at.session, upon
+    backend = await session.backends.chosen()
     work = await trio.to_thread.run_sync(session.job.store.new_work, "run", "fs", "work")
     await trio.to_thread.run_sync(_dress_as_root, work / "fs", view)
     async with ready_mounts(at, instruction, copy_foreign=copy_foreign) as ready:
@@ -74,52 +76,30 @@ async def _run_in_work(
         mounts = (*spec.mounts, *ready.mounts)
         spec = replace(spec, environment=environment, mounts=mounts)
         output = _Output(at, ready.hidden)
-        code, short = await _run_limited(at, spec, output)
-    if code != 0:
-        raise _failure(at, code, out_of_memory=short)
+        options = session.request.run
+        order = RunOrder(spec, Limits(options.memory, options.cpus), at.more_runs)
+        try:
+            ended = await backend.run(order, output.take)
+        finally:
+            output.finish()
+    if ended.code != 0:
+        raise _failure(at, ended)
     return work
 
 
-def _failure(at: At, code: int, *, out_of_memory: bool) -> RunFailed:
+def _failure(at: At, ended: Ended) -> RunFailed:
     """What a person is told: the code, the stage, what it may mean, how to try again. The last lines of
     the output are the reporters' to show.
     """
     name = at.stage.name or str(at.stage.index)
-    hints = [_OUT_OF_MEMORY if out_of_memory else _HINTS.get(code)]
+    hints = [_OUT_OF_MEMORY if ended.out_of_memory else _HINTS.get(ended.code)]
     if at.session.request.use_cache:
         hints.append(f"--target {name} tries it again alone; the steps before it are cached")
     return RunFailed(
-        f"RUN failed with exit code {code} in stage {at.stage.label}",
-        code=code,
+        f"RUN failed with exit code {ended.code} in stage {at.stage.label}",
+        code=ended.code,
         hint="; ".join(filter(None, hints)) or None,
     )
-
-
-async def _run_limited(at: At, spec: RunSpec, output: _Output) -> tuple[int, bool]:
-    """Run the command within the limits of the build; its code, and whether it was out of memory."""
-    session = at.session
-    helper = await session.sandboxes.take()
-    if at.more_runs:
-        session.sandboxes.prepare()
-    group = _limit(at, helper)
-    try:
-        code = await run_sandboxed(spec, output.take, helper=helper)
-        return code, group is not None and group.out_of_memory()
-    finally:
-        output.finish()
-        if group is not None:
-            group.close()
-
-
-def _limit(at: At, helper: Helper) -> Group | None:
-    """Put the build's limits upon a sandbox; where that is not possible, a warning says so once."""
-    options = at.session.request.run
-    try:
-        return at.session.sandboxes.limit(helper, Limits(options.memory, options.cpus))
-    except CannotLimit as error:
-        text = f"--memory and --cpus have no effect here: {error.message}"
-        at.session.tell(events.WarningRaised(text))
-        return None
 
 
 def _run_spec(

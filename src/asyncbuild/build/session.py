@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from asyncbuild.build.backends import Backends
 from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
@@ -28,7 +29,6 @@ from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.remotes import Remotes, fetch_tools
 from asyncbuild.build.request import BuildRequest
-from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.supply import Supply
 from asyncbuild.cache.results import CachedLayer
@@ -84,8 +84,8 @@ class Session:
         )
         self.remotes = Remotes(job, fetch_tools(job, request))
         self.contents = ContentDigests(job.store.root / "contents")
-        self.sandboxes = Sandboxes(job.nursery, job.ledger)
-        job.closing.push_async_callback(self.sandboxes.aclose)
+        self.backends = Backends(job, request.run.isolation)
+        job.closing.push_async_callback(self.backends.aclose)
         self.steps_executed = 0
         self.steps_cached = 0
         self._fails = False

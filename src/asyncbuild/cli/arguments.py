@@ -136,7 +136,7 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         **dict.fromkeys(("secret", "ssh", "allow", "device", "cdi_spec_dir", "ulimit"), ()),
         push=False,
         network="default",
-        **dict.fromkeys(("shm_size", "memory", "cpus")),
+        **dict.fromkeys(("shm_size", "memory", "cpus", "isolation")),
     )
 
 

@@ -29,7 +29,7 @@ from asyncbuild.cli.kaniko_flags import EXECUTOR, Given, parse_duration, read_fl
 from asyncbuild.cli.kaniko_registries import registry_settings
 from asyncbuild.cli.kaniko_source import KanikoSource, open_source
 from asyncbuild.cli.places import store_directory
-from asyncbuild.cli.run_options import secret_of_file, secret_of_variable
+from asyncbuild.cli.run_options import read_isolation, secret_of_file, secret_of_variable
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
@@ -127,7 +127,10 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
         build_args=wanted.build_arguments(given, environ),
         labels=pairs(given.texts("label"), "--label"),
         annotations=pairs(given.texts("annotation"), "--annotation"),
-        run=RunOptions(secrets=_secrets(given, environ)),
+        run=RunOptions(
+            secrets=_secrets(given, environ),
+            isolation=read_isolation(given.text("isolation"), environ),
+        ),
         compression=wanted.compression(given),
         docker_media_types=wanted.docker_types(given),
         keep_immutable_tags=given.on("push-ignore-immutable-tag-errors"),

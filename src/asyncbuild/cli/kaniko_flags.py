@@ -78,7 +78,7 @@ EXECUTOR = (
     Flag("bucket", short="b"),
     *_flags(Shape.TEXT, "context-sub-path custom-platform kaniko-dir tar-path oci-layout-path"),
     *_flags(Shape.TEXT, "digest-file image-name-with-digest-file image-name-tag-with-digest-file"),
-    *_flags(Shape.TEXT, "cache-repo cache-dir compression image-format"),
+    *_flags(Shape.TEXT, "cache-repo cache-dir compression image-format isolation"),
     *_flags(Shape.TEXTS, "build-arg label annotation secret git ignore-path"),
     *_flags(Shape.FLAG, "no-push no-push-cache cache cache-copy-layers dryrun"),
     *_flags(Shape.FLAG, "reproducible single-snapshot"),

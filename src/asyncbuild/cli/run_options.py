@@ -25,6 +25,7 @@ from asyncbuild.dockerfile.quantities import parse_size
 from asyncbuild.dockerfile.source import Problem
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.output.attributes import parse_attributes
+from asyncbuild.rootfs.isolation import Isolation
 from asyncbuild.rootfs.runspec import LIMITS, Ulimit
 
 _FILE_SYSTEM = re.compile(r"fs(\.(read|write))?=")
@@ -45,6 +46,7 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
     add("--ulimit", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
     add("-m", "--memory", metavar="SIZE", help=argparse.SUPPRESS)
     add("--cpus", metavar="N", help=argparse.SUPPRESS)
+    add("--isolation", metavar="WAY", help=argparse.SUPPRESS)
 
 
 def read_run_options(options: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:
@@ -60,7 +62,21 @@ def read_run_options(options: argparse.Namespace, environ: Mapping[str, str]) ->
         ulimits=_ulimits(options.ulimit),
         memory=_size("--memory", options.memory),
         cpus=_cpus(options.cpus),
+        isolation=read_isolation(options.isolation, environ),
     )
+
+
+ISOLATION = "ASYNCBUILD_ISOLATION"
+"""The variable that says how RUN is executed, where no option does."""
+
+
+def read_isolation(text: str | None, environ: Mapping[str, str]) -> Isolation:
+    """``--isolation``, else the variable, else auto. Raises `UsageError`."""
+    named = f"--isolation {text}" if text else f"{ISOLATION}={environ.get(ISOLATION)}"
+    try:
+        return Isolation(text or environ.get(ISOLATION) or Isolation.AUTO)
+    except ValueError:
+        raise UsageError(f"{named}: there are {', '.join(Isolation)}") from None
 
 
 def read_secrets(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, Secret]:

@@ -1,0 +1,99 @@
+"""The backend of a build: chosen when a RUN is near, by trying what this place permits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import trio
+
+from asyncbuild.build.backend import Backend
+from asyncbuild.build.futures import Future
+from asyncbuild.build.job import Job
+from asyncbuild.build.overlay_backend import OverlayBackend
+from asyncbuild.errors import AsyncbuildError, IsolationError
+from asyncbuild.report.events import WarningRaised
+from asyncbuild.rootfs.isolation import (
+    NEEDS,
+    Ability,
+    Isolation,
+    Place,
+    choose,
+    no_way,
+    probe,
+)
+
+Maker: TypeAlias = Callable[[Job, Place, Callable[[str], None]], Backend]
+"""Makes a backend for a build; it may use the job's nursery, store and workers."""
+
+
+def _overlay(job: Job, _place: Place, warn: Callable[[str], None]) -> Backend:
+    return OverlayBackend(job.nursery, job.ledger, warn)
+
+
+MAKERS: Mapping[Isolation, Maker] = {Isolation.OVERLAY: _overlay}
+"""How each backend is made. A new one stands here, and `Isolation` and `NEEDS` know it."""
+
+
+class Backends:
+    """Finds the backend once, when it is first asked for; a build without RUN never asks."""
+
+    def __init__(self, job: Job, wanted: Isolation) -> None:
+        self._job = job
+        self._wanted = wanted
+        self._found: Future[Backend] | None = None
+
+    def prepare(self) -> None:
+        """A RUN is near: choose a backend, and let it start what it can."""
+        if self._found is None or self._found.done:
+            self._job.nursery.start_soon(self._prepare)
+
+    async def chosen(self) -> Backend:
+        """The backend. Raises `IsolationError` if what was asked for is not possible, or nothing is."""
+        if self._found is None:
+            job = self._job
+            self._found = job.ledger.spawn(job.nursery, "choose a backend", self._choose)
+        return await self._found.wait()
+
+    async def aclose(self) -> None:
+        """Close the backend if one was chosen; the nursery has ended by then."""
+        if self._found is not None and self._found.done and not self._found.failed:
+            await self._found.value_nowait().aclose()
+
+    async def _prepare(self) -> None:
+        """Speculative: what goes wrong is raised where the backend is needed."""
+        with contextlib.suppress(AsyncbuildError):
+            (await self.chosen()).prepare()
+
+    async def _choose(self) -> Backend:
+        place = await trio.to_thread.run_sync(self._probe)
+        isolation = choose(place, self._wanted, (*MAKERS, Isolation.NONE))
+        if isolation is Isolation.NONE:
+            raise no_way(place) if self._wanted is Isolation.AUTO else _not_wanted()
+        return MAKERS[isolation](self._job, place, self._warn)
+
+    def _probe(self) -> Place:
+        """Everything, unless the best is asked for and possible: then no more needs to be known."""
+        if self._wanted in (Isolation.AUTO, Isolation.OVERLAY):
+            place = self._try(NEEDS[Isolation.OVERLAY])
+            if place.permits(Isolation.OVERLAY):
+                return place
+        return self._try(())
+
+    def _try(self, only: tuple[Ability, ...]) -> Place:
+        store = self._job.store
+        work = store.new_work("probe", "try")
+        try:
+            return probe(work / "try", only)
+        finally:
+            store.discard(work)
+
+    def _warn(self, text: str) -> None:
+        self._job.reporter.emit(WarningRaised(text))
+
+
+def _not_wanted() -> IsolationError:
+    return IsolationError(
+        "RUN is not executed with --isolation none", hint="--isolation auto takes what is possible"
+    )

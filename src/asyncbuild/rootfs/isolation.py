@@ -1,0 +1,226 @@
+"""How a RUN is set apart from this machine: what there is, what each way needs, what this place permits.
+
+`probe` finds out by trying, in child processes: the answer of the kernel says more than capabilities,
+seccomp profiles, AppArmor and sysctls together. `choose` is pure: it takes the best that a `Place` permits,
+or says what stands in the way of the one that was asked for.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from asyncbuild.errors import IsolationError
+from asyncbuild.rootfs import probing
+from asyncbuild.rootfs.subordinates import Subordinates, find_subordinates
+
+
+class Isolation(StrEnum):
+    """A way to execute RUN, the best first. AUTO takes the best that the place permits."""
+
+    AUTO = "auto"
+    OVERLAY = "overlay"
+    ROOTLESS = "rootless"
+    CHROOT = "chroot"
+    INPLACE = "inplace"
+    NONE = "none"
+
+
+class Ability(StrEnum):
+    """What a place may permit; `asyncbuild.rootfs.probing` tries each."""
+
+    OVERLAY = "overlay"
+    PID_NAMESPACE = "pid-namespace"
+    NETWORK_NAMESPACE = "network-namespace"
+    USER_NAMESPACE = "user-namespace"
+    USER_OVERLAY = "user-overlay"
+    USER_PROC = "user-proc"
+    CHROOT = "chroot"
+    DEVICES = "devices"
+    OWNERS = "owners"
+    OWN_ROOT = "own-root"
+    OPENAT2 = "openat2"
+
+
+NEEDS: Mapping[Isolation, tuple[Ability, ...]] = {
+    Isolation.OVERLAY: (Ability.OVERLAY, Ability.PID_NAMESPACE, Ability.OWNERS),
+    Isolation.ROOTLESS: (Ability.USER_NAMESPACE, Ability.USER_OVERLAY),
+    Isolation.CHROOT: (Ability.CHROOT, Ability.OWNERS),
+    Isolation.INPLACE: (Ability.OWN_ROOT, Ability.OWNERS),
+    Isolation.NONE: (),
+}
+"""What each way cannot do without."""
+
+_BETTER: Mapping[Ability, str] = {
+    Ability.OVERLAY: "CAP_SYS_ADMIN, and a store on a file system that overlayfs can write to (no overlay)",
+    Ability.PID_NAMESPACE: "CAP_SYS_ADMIN",
+    Ability.USER_NAMESPACE: "a kernel, a seccomp profile and an AppArmor profile that let this user unshare"
+    " user namespaces",
+    Ability.USER_OVERLAY: "Linux 5.11 or later, and a store on a file system with user extended attributes",
+    Ability.CHROOT: "root with CAP_SYS_CHROOT",
+    Ability.OWNERS: "root with CAP_CHOWN, CAP_SETUID and CAP_SETGID",
+    Ability.OWN_ROOT: "a root file system that can be written to",
+}
+"""Who lacks an ability needs this."""
+
+SYSCTLS = (
+    "kernel/unprivileged_userns_clone",
+    "kernel/apparmor_restrict_unprivileged_userns",
+    "user/max_user_namespaces",
+)
+"""What may forbid user namespaces (Debian, Ubuntu, everyone), below /proc/sys."""
+
+_CAP_SYS_ADMIN = 21
+_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
+_PATIENCE = 20.0
+"""Seconds that probing may take; it takes hundredths of one."""
+
+_BOOT = """\
+import sys
+package = type(sys)("asyncbuild")
+package.__path__ = [sys.argv[1]]
+sys.modules["asyncbuild"] = package
+from asyncbuild.rootfs.probing import main
+main()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What was found. ``refused`` has, for each ability that is missing, what the system said; what was not
+    tried is in neither. ``capabilities`` is the effective set as bits; ``seccomp`` 0 for no filter, 2 for
+    one; ``sysctls`` by their names, those that exist. ``container``: it looks like one.
+    """
+
+    uid: int
+    capabilities: int = 0
+    seccomp: int = 0
+    no_new_privileges: bool = False
+    container: bool = False
+    able: frozenset[Ability] = frozenset()
+    refused: Mapping[Ability, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    subordinates: Subordinates = field(default_factory=Subordinates)
+
+    @property
+    def has_sys_admin(self) -> bool:
+        """Whether CAP_SYS_ADMIN is effective (in whatever user namespace this is)."""
+        return bool(self.capabilities >> _CAP_SYS_ADMIN & 1)
+
+    def permits(self, isolation: Isolation) -> bool:
+        """Whether everything that this way needs was found."""
+        return isolation is not Isolation.AUTO and self.able.issuperset(NEEDS[isolation])
+
+    def missing(self, isolation: Isolation) -> dict[Ability, str]:
+        """What this way needs and the place refuses, with what the system said."""
+        return {
+            need: self.refused.get(need, "not tried")
+            for need in NEEDS[isolation]
+            if need not in self.able
+        }
+
+
+_AUTOMATIC = (Isolation.OVERLAY, Isolation.ROOTLESS, Isolation.CHROOT)
+"""What AUTO may take. Never INPLACE: it writes over the machine, and so must be asked for."""
+
+
+def choose(
+    place: Place, wanted: Isolation, known: Iterable[Isolation] = tuple(Isolation)
+) -> Isolation:
+    """The way to execute RUN in ``place``. AUTO finds NONE where there is no way.
+
+    ``known`` are the ways that the caller can go. Raises `IsolationError` if ``wanted`` is not possible.
+    """
+    if wanted is Isolation.AUTO:
+        possible = (item for item in _AUTOMATIC if item in known and place.permits(item))
+        return next(possible, Isolation.NONE)
+    if wanted not in known:
+        raise IsolationError(f"--isolation {wanted}: this version cannot")
+    missing = place.missing(wanted)
+    if missing:
+        said = "; ".join(f"{need}: {text}" for need, text in missing.items())
+        raise IsolationError(
+            f"--isolation {wanted} is not possible here: {said}", hint=advice(missing)
+        )
+    return wanted
+
+
+def advice(missing: Iterable[Ability]) -> str:
+    """What the place would have to give."""
+    wanted = dict.fromkeys(_BETTER[need] for need in missing if need in _BETTER)
+    return f"it needs {' and '.join(wanted)}; see asyncbuild doctor"
+
+
+def no_way(place: Place) -> IsolationError:
+    """Why no RUN can be executed in ``place``."""
+    said = [
+        f"{way} ({', '.join(f'{need}: {text}' for need, text in place.missing(way).items())})"
+        for way in _AUTOMATIC
+    ]
+    hint = "COPY, ADD and metadata need none of this; asyncbuild doctor says what would help"
+    return IsolationError(f"RUN cannot be executed here: no {', no '.join(said)}", hint=hint)
+
+
+def probe(directory: Path, only: Iterable[Ability] = ()) -> Place:
+    """Find out what this place permits; ``directory`` is empty, on the store's file system, and left full.
+
+    ``only`` some abilities may be tried. Blocks for some hundredths of a second.
+    """
+    tried = tuple(only) or tuple(Ability)
+    answers = _attempts(directory, tried)
+    status = _status()
+    return Place(
+        uid=os.geteuid(),
+        capabilities=int(status.get("CapEff", "0"), 16),
+        seccomp=int(status.get("Seccomp", "0")),
+        no_new_privileges=status.get("NoNewPrivs", "0") == "1",
+        container=any(map(os.path.exists, _CONTAINER_MARKS)),
+        able=frozenset(item for item in tried if answers[item] is None),
+        refused={item: text for item in tried if (text := answers[item]) is not None},
+        sysctls=_sysctls(),
+        subordinates=find_subordinates(),
+    )
+
+
+def _attempts(directory: Path, tried: tuple[Ability, ...]) -> dict[Ability, str | None]:
+    """What refused each of the attempts; None for those that worked."""
+    package = str(Path(probing.__file__).parent.parent)
+    command = [sys.executable, "-I", "-S", "-c", _BOOT, package, str(directory), *tried]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            start_new_session=True,
+            env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+        )
+        answers = marshal.loads(done.stdout)  # noqa: S302 - our own child's
+    except (OSError, EOFError, ValueError, subprocess.TimeoutExpired) as error:
+        return dict.fromkeys(tried, f"the probe failed: {error}")
+    return {item: answers.get(item, "the probe did not try it") for item in tried}
+
+
+def _status() -> dict[str, str]:
+    """What the kernel says of this thread: capabilities (hexadecimal), seccomp, no_new_privs."""
+    try:
+        lines = Path("/proc/thread-self/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _sysctls() -> dict[str, str]:
+    found = {}
+    for name in SYSCTLS:
+        with suppress(OSError):
+            found[name.replace("/", ".")] = Path("/proc/sys", name).read_text().strip()
+    return found
