@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from support.bases import busybox_image, debian_image
+from support.own_image import HERE, PYTHON, build_own, stage_context
 from support.pulled import pull, unpack
 from support.registry import DockerRegistry, running_registry
 
-HERE = Path(__file__).resolve().parent.parent
-PYTHON = Path(sys.executable)
 TARGETS = ("slim", "asyncbuild", "executor", "warmer", "debug")
 EXAMPLES = {
     "hello": "busybox",
@@ -63,8 +61,9 @@ def main() -> int:
             }
             names = {base: f"{registry.host}/base/{base}:latest" for base in bases}
             context = stage_context(work / "context")
+            report_size(context)
             for target in TARGETS:
-                build_own(registry, context, target, names["debian"], work / "store")
+                build_target(registry, context, target, names["debian"], work / "store")
             root, config = unpacked(f"{registry.host}/own:asyncbuild", work)
             for example in EXAMPLES:
                 check_example(registry, example, names, (root, config, work))
@@ -72,35 +71,18 @@ def main() -> int:
     return 0
 
 
-def stage_context(context: Path) -> Path:
-    """What deploy/Dockerfile needs: tracked files as they are now, and wheels."""
-    context.mkdir()
-    wanted = ["src", "requirements", "deploy", "pyproject.toml", "README.md", "LICENSE"]
-    listing = ["git", "-C", str(HERE), "ls-files", "-z", "--", *wanted]
-    for name in subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split(
-        "\0"
-    ):
-        if name and (HERE / name).is_file():
-            (context / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(HERE / name, context / name)
-    for table in ("image", "build"):
-        pip = [str(PYTHON), "-m", "pip", "download", "-qq", "--require-hashes", "--no-deps"]
-        pip += ["-r", str(HERE / f"requirements/{table}.txt"), "-d", str(context / "wheels")]
-        subprocess.run(pip, check=True)
+def report_size(context: Path) -> None:
+    """How much of the context the wheels are."""
     size = sum(path.stat().st_size for path in (context / "wheels").iterdir())
     print(f"wheels: {size / 1e6:.1f} MB", flush=True)
-    return context
 
 
-def build_own(registry: DockerRegistry, context: Path, target: str, base: str, store: Path) -> None:
-    """One target of deploy/Dockerfile, pushed as ``own:TARGET``."""
-    reference = f"{registry.host}/own:{target}"
-    command = [str(PYTHON.parent / "asyncbuild"), "build", "-t", reference, "--target", target]
-    command += ["-f", str(context / "deploy/Dockerfile"), "--store", str(store)]
-    command += ["--build-arg", f"BASE={base}", "--build-arg", "PIP_NO_INDEX=1"]
-    command += ["--build-arg", "PIP_FIND_LINKS=/build/wheels", "--progress", "quiet", str(context)]
+def build_target(
+    registry: DockerRegistry, context: Path, target: str, base: str, store: Path
+) -> None:
+    """One target of deploy/Dockerfile, and what it cost."""
     started = time.monotonic()
-    digest = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    digest = build_own(registry, context, target, base, store)
     seconds = time.monotonic() - started
     sizes = [layer["size"] for layer in manifest(registry, "own", digest)["layers"]]
     print(

@@ -1,0 +1,125 @@
+"""The tool in an ordinary pod: its own image in a container of runc, with what a cluster gives by default."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from support.commands import asyncbuild_here, context, environment, told
+from support.own_image import OwnImage, own_image
+from support.pod import Pod
+from support.registry import DockerRegistry
+
+pytestmark = pytest.mark.integration
+
+EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+DOCKERFILE = """\
+FROM {base}
+WORKDIR /app
+COPY --chown=app:staff file link/ ./
+COPY --from={base} /etc/passwd /other/passwd
+ENV A=b
+VOLUME /data
+CMD ["cat", "file"]
+"""
+
+
+@pytest.fixture(scope="module")
+def image(registry: DockerRegistry, debian_base: str, session_path: Path) -> OwnImage:
+    """The tool's own image."""
+    scratch = session_path / "own-image"
+    scratch.mkdir()
+    return own_image(registry, debian_base, scratch)
+
+
+@pytest.fixture
+def pod(image: OwnImage, shm_path: Path) -> Pod:
+    """A pod, with a directory of the test as /workspace, read-only."""
+    (shm_path / "workspace").mkdir()
+    volumes = {"/workspace": shm_path / "workspace"}
+    return Pod(image, shm_path, volumes, read_only_volumes=frozenset(volumes))
+
+
+def test_the_pod_is_an_ordinary_one(pod: Pod) -> None:
+    """Root with docker's capabilities under a filter; it may change roots, and neither mount nor unshare."""
+    seen = pod.run("cat", "/proc/self/status")
+    assert seen.returncode == 0, told(seen)
+    status = dict(line.split(":\t") for line in seen.stdout.decode().splitlines())
+    assert {status["CapEff"], status["CapPrm"], status["CapBnd"]} == {"00000000a80425fb"}
+    assert status["CapInh"] == status["CapAmb"] == "0" * 16
+    assert (status["Uid"].split()[0], status["Seccomp"], status["NoNewPrivs"]) == ("0", "2", "0")
+    refused = (
+        ("unshare", "--mount", "true"),
+        ("unshare", "--user", "true"),
+        ("unshare", "--pid", "--fork", "true"),
+        ("mount", "-t", "tmpfs", "tmpfs", "/mnt"),
+        ("umount", "/etc/hosts"),
+        ("touch", "/workspace/file"),
+        ("sh", "-c", "echo 1 > /proc/sys/kernel/panic"),
+        ("sh", "-c", "test -s /proc/kcore || exit 3"),
+    )
+    assert [words for words in refused if pod.run(*words).returncode == 0] == []
+    permitted = (
+        ("chroot", "/", "true"),
+        ("sh", "-c", "touch /file && chown 5:6 /file && rm /file"),
+        ("mknod", "/null", "c", "1", "3"),
+        ("setpriv", "--reuid=1000", "--clear-groups", "true"),
+    )
+    failed = [done for words in permitted if (done := pod.run(*words)).returncode != 0]
+    assert failed == []
+
+
+def test_a_read_only_root(pod: Pod) -> None:
+    """Only its volumes can be written to."""
+    held = dataclasses.replace(pod, read_only=True, tmpfs={"/var/lib/asyncbuild": 1 << 20})
+    assert held.run("touch", "/file").returncode != 0
+    assert held.run("touch", "/var/lib/asyncbuild/file").returncode == 0
+
+
+def test_a_pod_ends_with_its_signal(pod: Pod) -> None:
+    """SIGTERM reaches the program in the container."""
+    script = "trap 'echo ending; exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+    with pod.started("sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.stdout.readline() == b"ending\n"
+        assert process.wait() == 7
+
+
+def test_copies_and_metadata(
+    pod: Pod, registry: DockerRegistry, busybox_base: str, shm_path: Path
+) -> None:
+    """A build without RUN gives in a pod what it gives outside; its root read-only as well."""
+    files = {"file": "text\n", "link/target": "more\n"}
+    where = context(shm_path / "workspace", DOCKERFILE.format(base=busybox_base), files)
+    reference = f"{registry.host}/pod/copies:1"
+    words = ["build", "-t", reference, "--progress", "quiet"]
+    outside = asyncbuild_here(
+        *words, "--store", shm_path / "store", where, env=environment(**EPOCH)
+    )
+    assert outside.returncode == 0, told(outside)
+    held = dataclasses.replace(
+        pod, read_only=True, tmpfs={"/var/lib/asyncbuild": 64 << 20, "/tmp": 1 << 20}
+    )
+    for place in (pod, held):
+        inside = place.asyncbuild(*words, "/workspace/context", env=EPOCH)
+        assert inside.returncode == 0, told(inside)
+        assert inside.stdout == outside.stdout
+
+
+def test_the_executor(pod: Pod, busybox_base: str, shm_path: Path) -> None:
+    """Kaniko's name and place: a tar, no push, the digest in the termination log."""
+    context(shm_path / "workspace", f"FROM {busybox_base}\nENV A=b\n")
+    (shm_path / "out").mkdir()
+    writing = dataclasses.replace(pod, volumes={**pod.volumes, "/out": shm_path / "out"})
+    done = writing.run(
+        "/kaniko/executor", "--context=/workspace/context", "--no-push",
+        "--oci-layout-path=/out/layout", "--digest-file=/out/digest",
+    )  # fmt: skip
+    assert done.returncode == 0, told(done)
+    index = json.loads((shm_path / "out/layout/index.json").read_text())
+    assert index["manifests"][0]["digest"] == (shm_path / "out/digest").read_text().strip()
