@@ -33,6 +33,7 @@ from asyncbuild.registry.auth import (
 )
 from asyncbuild.registry.challenge import Challenge
 from asyncbuild.registry.credentials import Keychain
+from asyncbuild.registry.reach import check_place
 
 
 class Realms:
@@ -184,6 +185,7 @@ class Authorizer:
             base_url = await self._service.base_url()
             realm = challenge.get("realm")
             check_realm(realm, registry_url=base_url, insecure=self._insecure)
+            check_place(base_url, realm)
         login = await self._login(needed)
         expected = frozenset() if alone or self._one_by_one else await self._expected_of(login)
         wish = Wish(self.registry, needed, expected)

@@ -2,6 +2,7 @@
 
 1. The Authorization header, and headers that the user wants to be sent, go to the registry's own origin
    (scheme, host, port) and nowhere else: not to the host that a redirect or an upload location names.
+   Where these may lead is `reach`'s to say.
 2. A 401 is answered by the `Authorizer`, at most three times.
 3. A call is tried again after a temporary failure if its body can be sent again and ``Call.again`` allows.
 """
@@ -31,6 +32,7 @@ from asyncbuild.registry.protocol import (
     origin,
     resolve_location,
 )
+from asyncbuild.registry.reach import check_place
 from asyncbuild.registry.retry import (
     TEMPORARY_STATUSES,
     RetryBudget,
@@ -235,6 +237,7 @@ class Caller:
     async def _authorised(self, call: Call) -> Answer:
         base = await connected(self._link)
         url = resolve_location(f"{base}/", self._target(call.target))
+        check_place(base, url)
         header = await self.authorizer.header(call.scopes) if origin(url) == origin(base) else None
         made = False
         for _ in range(_ROUNDS):
@@ -279,6 +282,7 @@ class Caller:
                 return answer
             await answer.discard()
             url = resolve_location(url, location)
+            check_place(base, url)
         raise RemoteProtocolError("too many redirects", exchange=answer.exchange)
 
 

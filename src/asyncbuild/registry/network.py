@@ -25,6 +25,7 @@ import httpcore
 import trio
 
 from asyncbuild.registry.proxies import Proxy
+from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.tls import Trust
 
 READ_BYTES = 512 << 10
@@ -41,6 +42,10 @@ class HostUnknown(httpcore.ConnectError):
 
 class TlsRefused(httpcore.ConnectError):
     """The server's certificate is not trusted; asking again does not help."""
+
+
+class AddressRefused(httpcore.ConnectError):
+    """The name leads to an address that the registry must not send us to; asking again does not help."""
 
 
 class NotTls(httpcore.ConnectError):
@@ -221,8 +226,11 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
     are handed out first.
     """
 
-    def __init__(self, trust: Trust, proxy: Proxy | None = None) -> None:
+    def __init__(
+        self, trust: Trust, proxy: Proxy | None = None, guard: Guard | None = None
+    ) -> None:
         self.trust = trust
+        self._guard = guard
         self._proxy = proxy
         self.connections = 0
         self._buffer = Buffer()
@@ -312,6 +320,11 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         except OSError as error:
             raise httpcore.ConnectError(_first_reason(error)) from None
         self.connections += 1
+        if self._proxy is None and self._guard is not None:
+            reached = opened.socket.getpeername()[0]
+            if self._guard.refuses(host, reached):
+                await trio.aclose_forcefully(opened)
+                raise AddressRefused(f"{host} is {reached}, inside this network")
         sock = socket.socket(fileno=opened.socket.detach())
         sock.settimeout(0)
         with contextlib.suppress(OSError):

@@ -102,6 +102,7 @@ def resolve_location(url: str, location: str) -> str:
         target = urlsplit(urljoin(url, location.strip()))
         source = urlsplit(url)
         good = target.scheme in ("http", "https") and bool(target.hostname) and target.port != 0
+        good = good and target.netloc.isprintable() and " " not in target.netloc
     except ValueError:
         good = False
     if not good or not location.strip():

@@ -26,7 +26,9 @@ from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.limits import RateLimit
 from asyncbuild.registry.mirrors import Mirrors
 from asyncbuild.registry.places import Files, Places, Route
+from asyncbuild.registry.protocol import api_host
 from asyncbuild.registry.proxies import Proxies
+from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.retry import RetryBudget, RetryPolicy
 from asyncbuild.registry.routing import Way
 from asyncbuild.registry.tls import Trust, TrustSettings
@@ -177,7 +179,7 @@ class Registries:
         )
         trust = replace(trust, client=host.client_certificate)
         shared = self._trusts.setdefault(trust, Trust(trust))
-        network = Network(shared, self._proxies)
+        network = Network(shared, self._proxies, Guard(api_host(registry)))
         return SocketLink(registry, host, network, self.settings.timeouts)
 
     async def aclose(self) -> None:

@@ -21,6 +21,7 @@ from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.network import PLACEHOLDER, NotTls, SocketBackend
 from asyncbuild.registry.protocol import api_host, is_loopback
 from asyncbuild.registry.proxies import Proxies, Proxy
+from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.tls import Trust
 
 MAX_CONNECTIONS = 48
@@ -154,7 +155,10 @@ def _fixed_scheme(host: str, settings: HostSettings) -> str | None:
 class Network:
     """The sockets of one client: those that go straight, and those in tunnels of proxies."""
 
-    def __init__(self, trust: Trust, proxies: Proxies | None = None) -> None:
+    def __init__(
+        self, trust: Trust, proxies: Proxies | None = None, guard: Guard | None = None
+    ) -> None:
+        self._guard = guard
         self.proxies = proxies or Proxies()
         self._trust = trust
         self._backends: dict[Proxy | None, SocketBackend] = {}
@@ -162,7 +166,7 @@ class Network:
     def backend(self, proxy: Proxy | None = None) -> SocketBackend:
         """The backend whose connections are tunnels of ``proxy``; None is without one."""
         if proxy not in self._backends:
-            self._backends[proxy] = SocketBackend(self._trust, proxy)
+            self._backends[proxy] = SocketBackend(self._trust, proxy, self._guard)
         return self._backends[proxy]
 
     @property

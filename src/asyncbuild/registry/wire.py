@@ -22,7 +22,7 @@ from asyncbuild import __version__
 from asyncbuild.errors import Exchange, RegistryError, RegistryUnavailable, RemoteProtocolError
 from asyncbuild.registry.bodies import Body, Reading
 from asyncbuild.registry.encoding import Damaged, inflated, is_encoded
-from asyncbuild.registry.network import HostUnknown, ProxyRefused, TlsRefused
+from asyncbuild.registry.network import AddressRefused, HostUnknown, ProxyRefused, TlsRefused
 from asyncbuild.registry.pace import Pace, Progress
 from asyncbuild.registry.protocol import read_words, redact
 from asyncbuild.registry.transport import Timeouts
@@ -372,6 +372,8 @@ def _no_answer(exchange: Exchange, error: Exception) -> NoAnswer:
     if isinstance(cause, ProxyRefused):
         hint = "HTTP_PROXY, HTTPS_PROXY and NO_PROXY say which proxy is used, and for what not"
         return _final(str(error), exchange, hint)
+    if isinstance(cause, AddressRefused):
+        return _final(f"the registry leads into this network: {error}", exchange)
     if isinstance(cause, HostUnknown):
         return _final(f"no such host: {error}", exchange)
     if isinstance(error, httpx.TimeoutException):
