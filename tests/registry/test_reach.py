@@ -142,7 +142,7 @@ def test_a_name_that_leads_here() -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["https://a b/", "https://[::1/", "https://a:99999/", "https://x\x7f/", "https:///x"],
+    ["https://a b/", "https://[::1/", "https://a:99999/", "https://x\x7f/", "gopher://x/"],
 )
 def test_a_location_that_is_no_address(location: str) -> None:
     """What no client can connect to is the registry's error."""
