@@ -288,6 +288,25 @@ def check_pushed(reference: str, digest: str) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("kind", ["tar-path", "oci-layout-path"])
+def test_an_image_that_was_built_before_is_pushed(
+    variables: dict[str, str], shm_path: Path, kind: str
+) -> None:
+    """``executor push``: what a build without a push wrote goes to every destination."""
+    build = f"executor -c ${{context}} --no-push --{kind}=${{out}}/image -d ${{registry}}/app:1"
+    built = run(Filled({"command": f"{build} --build-arg=BASE=${{base}}"}, variables), shm_path)
+    assert built.returncode == 0, built.stderr
+    names = [f"{variables['registry']}/pushed/{kind}:{tag}" for tag in ("1", "latest")]
+    command = f"executor push --push-retry=2 ${{out}}/image -d {names[0]} -d {names[1]}"
+    done = run(Filled({"command": f"{command} --skip-push-permission-check"}, variables), shm_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == built.stdout
+    assert "without meaning here: --skip-push-permission-check" in done.stderr
+    for name in names:
+        check_pushed(name, built.stdout.strip())
+
+
+@pytest.mark.integration
 def test_one_layer_without_what_is_ignored(variables: dict[str, str], shm_path: Path) -> None:
     """All steps are one layer upon the base's, the same from two stores; ignored paths are not in it."""
     command = (
@@ -349,7 +368,8 @@ def test_wrong_lines_are_refused() -> None:
         (["-d", "a", "true"], "unknown word 'true'"),
         (["-d", "a", "--context=ftp://x"], "it begins with gs://"),
         (["-d", "a", "--verbosity=loud"], "--verbosity=loud"),
-        (["push", "x"], "not in this version"),
+        (["push", "x"], "at least one --destination"),
+        (["push", "-d", "a"], "name one file or directory"),
     ):
         with pytest.raises(UsageError, match=reason.replace("(", r"\(")):
             kaniko(words, {})

@@ -21,8 +21,14 @@ from asyncbuild.image.manifest import (
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.registry.registries import Registries, RegistrySettings
-from asyncbuild.report.events import ImagePushed, TransferFinished, TransferOutcome
+from asyncbuild.report.events import (
+    ImagePushed,
+    TransferFinished,
+    TransferOutcome,
+    WarningRaised,
+)
 from asyncbuild.testing.faults import Corrupt, Drop, DropUpload, Respond, Rule, WithHeaders
+from asyncbuild.testing.quirks import Quirks
 from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.transfer.copying import Copier, as_fetched, choose_platforms
 from asyncbuild.transfer.sources import RegistrySource
@@ -74,13 +80,21 @@ class Net:
                 error = error.exceptions[0]
             raise error from None
 
-    def copy(self, destination: str = f"{TO}/copied", *tags: str) -> Copier:
+    def copy(
+        self, destination: str = f"{TO}/copied", *tags: str, keep_immutable: bool = False
+    ) -> Copier:
         """Copy the image to a repository under ``tags`` (``1`` if there are none)."""
         place = Reference.parse_repository(destination)
         made: list[Copier] = []
 
         async def use(registries: Registries, nursery: trio.Nursery) -> None:
-            copier = Copier(registries, self.recorder, place.registry, place.repository)
+            copier = Copier(
+                registries,
+                self.recorder,
+                place.registry,
+                place.repository,
+                keep_immutable=keep_immutable,
+            )
             made.append(copier)
             client = registries.client(FROM)
             source = RegistrySource(client, IMAGE, nursery)
@@ -278,3 +292,18 @@ def test_made_manifests() -> None:
     index = Index.make(())
     fetched = as_fetched(index)
     assert (fetched.raw, fetched.digest, fetched.manifest) == (index.raw, index.digest, index)
+
+
+def test_immutable_tags_may_stay() -> None:
+    """A tag that the registry does not let be moved stays, with a warning, where that is asked for."""
+    net = Net()
+    net.target.quirks = Quirks(immutable=(400, "the tag is immutable"))
+    old = net.target.add_image("copied", "1", layers=(b"old",))
+    with pytest.raises(RegistryError, match="immutable"):
+        net.copy()
+    net.copy(f"{TO}/copied", "1", "2", keep_immutable=True)
+    assert net.target.manifest("copied", "1").digest == old.digest
+    assert net.target.manifest("copied", "2") == net.source.manifest("team/app", "1")
+    assert [event.text for event in net.recorder.of(WarningRaised)] == [
+        f"{TO}/copied:1 is immutable and stays as it is"
+    ]

@@ -57,7 +57,9 @@ def kaniko(words: Sequence[str], environ: Mapping[str, str] | None = None) -> in
 
             return login(words[1:], environ)
         case ["push"]:
-            raise UsageError("executor push is not in this version: build and push in one call")
+            from asyncbuild.cli.kaniko_push import push  # noqa: PLC0415
+
+            return push(words[1:], environ)
     if {"-h", "--help", "help"}.intersection(words):
         sys.stdout.write(help_text())
         return 0
@@ -239,6 +241,7 @@ def help_text() -> str:
     return "\n".join(
         (
             "usage: executor [FLAG[=VALUE]]…   (or: asyncbuild kaniko …)",
+            "       executor push PATH -d REF…   (a tar of docker save, or an OCI layout)",
             "       executor login REGISTRY -u USER [-p PASSWORD | --password-stdin]",
             "",
             "kaniko's command line: builds the Dockerfile of --context, pushes it to every --destination.",

@@ -46,9 +46,12 @@ Work = Callable[[Desk], Awaitable[Digest]]
 def transfer(options: argparse.Namespace, work: Work) -> int:
     """Do ``work`` with progress on stderr, and print the digest of what came of it."""
     settings = read_registries(options, os.environ)
-    reporter = make_reporter(
-        ProgressMode.parse(options.progress), sys.stderr, os.environ, time.monotonic
-    )
+    return transfer_with(settings, ProgressMode.parse(options.progress), work)
+
+
+def transfer_with(settings: RegistrySettings, progress: ProgressMode, work: Work) -> int:
+    """The same with what was read of another command line."""
+    reporter = make_reporter(progress, sys.stderr, os.environ, time.monotonic)
     try:
         digest = trio.run(_run, settings, reporter, work)
     finally:
@@ -122,7 +125,12 @@ async def narrowed(source: Source, image: Fetched, wanted: tuple[Platform, ...])
 
 
 async def copy_everywhere(
-    desk: Desk, source: Source, image: Fetched, names: tuple[Reference, ...]
+    desk: Desk,
+    source: Source,
+    image: Fetched,
+    names: tuple[Reference, ...],
+    *,
+    keep_immutable: bool = False,
 ) -> None:
     """Bring ``image`` to every name: repositories side by side, names of one repository together."""
     tags: dict[tuple[str, str], list[str | None]] = {}
@@ -130,6 +138,8 @@ async def copy_everywhere(
         tags.setdefault((name.registry, name.repository), []).append(name.tag)
     async with trio.open_nursery() as nursery:
         for (registry, repository), found in tags.items():
-            copier = Copier(desk.registries, desk.reporter, registry, repository)
+            copier = Copier(
+                desk.registries, desk.reporter, registry, repository, keep_immutable=keep_immutable
+            )
             copier.expect()
             nursery.start_soon(copier.copy, source, image, found)

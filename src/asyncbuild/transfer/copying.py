@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from asyncbuild.errors import IntegrityError, RemoteProtocolError
+from asyncbuild.errors import IntegrityError, RegistryError, RemoteProtocolError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Index, Manifest, is_foreign
 from asyncbuild.image.platform import Platform
@@ -32,6 +32,7 @@ from asyncbuild.report.events import (
     TransferOutcome,
     TransferProgress,
     TransferStarted,
+    WarningRaised,
 )
 from asyncbuild.transfer.sources import Source
 
@@ -39,6 +40,8 @@ MAX_UPLOADS = 8
 """Blobs on their way at once. Each may hold two connections to one host, of which there are 48."""
 _DEEPEST = 4
 """Indexes inside indexes; the specification allows any number, images in the field have one."""
+_IMMUTABLE = "immutable"
+"""What registries say of a tag that may not be moved."""
 ATTESTATION_OF = "vnd.docker.reference.digest"
 
 
@@ -54,12 +57,15 @@ class CopyStatistics:
 
 @dataclass(slots=True)
 class Copier:
-    """Brings images into one repository. ``statistics`` counts what it did."""
+    """Brings images into one repository. ``statistics`` counts what it did. ``keep_immutable``: a tag that
+    the registry does not let be moved stays as it is, with a warning.
+    """
 
     registries: Registries
     reporter: Reporter
     registry: str
     repository: str
+    keep_immutable: bool = False
     statistics: CopyStatistics = field(default_factory=CopyStatistics)
     _arrived: dict[Digest, trio.Event] = field(default_factory=dict)
     _uploads: trio.CapacityLimiter = field(
@@ -96,9 +102,16 @@ class Copier:
 
     async def name(self, image: Fetched, tag: str) -> None:
         """Let a tag mean ``image``, which is here."""
-        if await self._meaning(tag) != image.digest:
-            await self._client.put_manifest(self.repository, tag, image.raw, image.media_type)
         reference = Reference(self.registry, self.repository, tag)
+        try:
+            if await self._meaning(tag) != image.digest:
+                await self._client.put_manifest(self.repository, tag, image.raw, image.media_type)
+        except RegistryError as error:
+            if not (self.keep_immutable and _IMMUTABLE in error.message.lower()):
+                raise
+            text = f"{reference} is immutable and stays as it is"
+            self.reporter.emit(WarningRaised(text))
+            return
         self.reporter.emit(ImagePushed(reference, image.digest))
 
     async def _meaning(self, identifier: str | Digest) -> Digest | None:
