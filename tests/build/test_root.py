@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from asyncbuild.build.futures import Future, Promise, kept
-from asyncbuild.build.root import Addition, Directories, Root
+from asyncbuild.build.root import Addition, BaseFiles, Directories, Root
 from asyncbuild.errors import IntegrityError, SourceLocation
 from asyncbuild.rootfs.view import DirectoryTree
 
@@ -41,7 +41,7 @@ def test_additions_hide_what_is_below(shm_path: Path) -> None:
     below = directory(shm_path / "below", "file", "old")
     one = directory(shm_path / "one", "file", "newer")
     two = directory(shm_path / "two", "file", "newest")
-    root = Root(lambda: kept("base", (below,)))
+    root = Root(BaseFiles(lambda: kept("base", (below,))))
     for path in (one, two):
         root = root.with_addition(Addition(DirectoryTree(path), partial(kept, "addition", path)))
 
@@ -59,7 +59,9 @@ def test_additions_hide_what_is_below(shm_path: Path) -> None:
 def test_nothing_is_asked_for_before_it_is_needed(shm_path: Path) -> None:
     """To put something on top needs no base."""
     base, asked = counted(kept("base", ()))
-    root = Root(base).with_addition(Addition(DirectoryTree(shm_path), lambda: kept("", shm_path)))
+    root = Root(BaseFiles(base)).with_addition(
+        Addition(DirectoryTree(shm_path), lambda: kept("", shm_path))
+    )
     assert asked == []
     trio.run(root.view)
     assert asked
@@ -69,7 +71,7 @@ def test_errors_of_the_base_are_said_at_its_from() -> None:
     """Whoever looks, the FROM is named; an error that has its place keeps it."""
     failed: Promise[Directories] = Promise("base")
     failed.fail(IntegrityError("other bytes"))
-    root = Root(lambda: failed, named_at=AT)
+    root = Root(BaseFiles(lambda: failed), named_at=AT)
     for look in (root.view, root.lower_directories):
         with pytest.raises(IntegrityError) as caught:
             trio.run(look)

@@ -253,6 +253,7 @@ async def _run(session: Session) -> BuildResult:
                 )
                 nursery.start_soon(finish, image.config, upload, image.manifest)
         await _write_outputs(session, state, image)
+        await session.listings.settle()
         await session.cache.finish(session.request.cache_patience)
         await keep_unpushed(session, state, image)
     finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -27,6 +28,7 @@ from asyncbuild.cache.results import Absence, CachedLayer, CachedResult, Hit
 from asyncbuild.cache.source import CacheSource, CacheTarget
 from asyncbuild.cache.stored import StoreCache
 from asyncbuild.errors import AsyncbuildError
+from asyncbuild.image.digest import DiffId
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.facts import UnpackedFacts
@@ -131,6 +133,28 @@ class Cache:
                 self.hits += place + 1
                 return place, hit
         return None
+
+    async def listing(self, chain: DiffId) -> bytes | None:
+        """The listing of a base, from whichever source has it; all are asked at once."""
+        found: list[bytes] = []
+
+        async def ask(source: CacheSource) -> None:
+            raw = await source.listing(chain)
+            if raw is not None:
+                found.append(raw)
+
+        if self._policy.ask:
+            async with trio.open_nursery() as nursery:
+                for source in self._sources:
+                    nursery.start_soon(ask, source)
+        return found[0] if found else None
+
+    def export_listing(self, chain: DiffId, raw: bytes, *, anew: bool = False) -> None:
+        """Export a base's listing where it is not yet; ``anew``: what is there is wrong."""
+        for export in self._exports:
+            label = f"export listing to {export.target.name}"
+            put = partial(export.target.put_listing, chain, raw, anew=anew)
+            self._pending.append(self._job.ledger.spawn(self._job.nursery, label, put))
 
     def made(self, stage: int, chain: Chain, *, published: bool) -> None:
         """Take note of what stage ``stage`` has made so far; export its last piece."""

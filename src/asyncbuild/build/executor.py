@@ -9,6 +9,7 @@ once more, by their content. How RUN, COPY, ADD and WORKDIR work is in `run_step
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from asyncbuild.build.guess import Guesses, WrongGuess
 from asyncbuild.build.keys import content_key, keys_upon
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import StageKeys
-from asyncbuild.build.root import Addition, Root
+from asyncbuild.build.root import Addition, BaseFiles, Root
 from asyncbuild.build.run_step import run
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import Change, StageState
@@ -31,7 +32,7 @@ from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import CachedLayer, CacheLost, Hit
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
-from asyncbuild.plan.nouns import ImageRef, StageRef
+from asyncbuild.plan.nouns import ImageRef, Need, StageRef
 from asyncbuild.report import events
 
 
@@ -44,7 +45,9 @@ async def execute_stage(session: Session, index: int) -> StageState:
     try:
         try:
             return await _execute_outline(session, outline, Guesses(allowed=True))
-        except WrongGuess:
+        except WrongGuess as wrong:
+            if wrong.listed and outline.base_image is not None:
+                session.listings.distrust(outline.base_image)
             return await _execute_outline(session, outline, Guesses(allowed=False))
     except CacheLost:
         raise
@@ -83,6 +86,9 @@ class _Walk:
 
     async def resume(self) -> None:
         """Begin behind the last hit; without one, with what FROM gives."""
+        base = self._outline.base_image
+        if base is not None and self._session.looks_inside(self._outline) >= Need.FACTS:
+            self._session.listings.known(base)
         if self._session.asks(self._outline.stage):
             static = await self._keys.wait()
             hit = await self._session.cache.last_hit(static.steps, packed=self._published)
@@ -108,7 +114,8 @@ class _Walk:
 
     async def finish(self) -> StageState:
         """The state behind the last step, once all guesses are checked."""
-        await self._check_guesses()
+        await self._guesses.check(self._state.root, at_end=True)
+        self._tell_cache()
         return replace(self._state, image=self._outline.image, scope=self._outline.scope)
 
     async def _from_base(self) -> StageState:
@@ -118,7 +125,11 @@ class _Walk:
                 return await self._session.stage(stage.index).wait()
             case BaseImage() as base:
                 state = self._on_image(base, ())
-                if self._session.looks_inside(self._outline):
+                need = self._session.looks_inside(self._outline)
+                if need is Need.FACTS:
+                    fetch = self._session.listings.fetch_if_unknown
+                    self._session.job.nursery.start_soon(fetch, base)
+                elif need is Need.ROOT:
                     self._session.supply.root(base)
                 return state
             case _:
@@ -138,7 +149,7 @@ class _Walk:
                 session.publish(layer)
         additions = tuple(Addition(None, partial(session.supply.cached, item)) for item in cached)
         named_at = self._outline.lowest.stage.location
-        below_all = None if base is None else partial(session.supply.root, base)
+        below_all = None if base is None else _files_of(session, base)
         root = Root(below_all, additions, named_at)
         chain = tuple(Made((), cached=item) for item in cached)
         return replace(self._state, root=root, layers=tuple(layers), chain=chain)
@@ -163,7 +174,8 @@ class _Walk:
 
     def _tell_cache(self) -> None:
         """Let the cache know what was made, unless it rests on a guess."""
-        if not self._guesses.pending:
+        follows = _has_run(self._steps[self._done :])
+        if not self._guesses.pending(run_follows=follows):
             for chain in self._untold:
                 self._session.cache.made(
                     self._outline.stage.index, chain, published=self._published
@@ -176,8 +188,9 @@ class _Walk:
             self._session.reserve_uploads(len(self._steps) - self._cached)
         for step in self._steps[self._cached :]:
             self._session.prefetch(step)
-        if any(isinstance(step.instruction, ins.Run) for step in self._steps[self._cached :]):
+        if _has_run(self._steps[self._cached :]):
             self._session.backends.prepare()
+            self._state.root.start()
 
     async def _execute(self, step: OutlinedStep, started: float) -> None:
         """Execute a step that changes files, and let the cache know."""
@@ -185,7 +198,7 @@ class _Walk:
         await session.goes_on()
         later = self._steps[here + 1 :]
         state = replace(self._state, image=step.image, scope=step.scope)
-        more_runs = any(isinstance(item.instruction, ins.Run) for item in later)
+        more_runs = _has_run(later)
         at = At(
             session, self._outline.stage, step.step, step.named, state, self._guesses, more_runs
         )
@@ -234,6 +247,18 @@ class _Walk:
         """The keys of one step: by the content of what came before, if that is known, and by inputs."""
         by_inputs = static.steps[place].key
         return (self._by_content[place], by_inputs) if place in self._by_content else (by_inputs,)
+
+
+def _files_of(session: Session, base: BaseImage) -> BaseFiles:
+    return BaseFiles(
+        partial(session.supply.root, base),
+        partial(session.supply.has_root, base),
+        partial(session.listings.known, base),
+    )
+
+
+def _has_run(steps: Iterable[OutlinedStep]) -> bool:
+    return any(isinstance(step.instruction, ins.Run) for step in steps)
 
 
 def _known(keys: tuple[Key | None, ...]) -> tuple[Key, ...]:

@@ -1,22 +1,28 @@
 """Guesses: a COPY need not wait for a base whose files do not matter to it.
 
 Where COPY and WORKDIR put things depends on the base only in so far as it has something at the same place.
-Most write below a directory of their own (``/app``), which no base has. So while the base is still on its
-way it is assumed to have nothing there, and the files are packed and sent meanwhile. Before a RUN, and
-before the stage is done, the base is looked at; if a guess was wrong, the stage is executed again without
-any. Nothing of common names (``/usr``, ``/etc``, …) is ever guessed, and no result of a guess is told to
-the cache before it was found right.
+So while the base is still on its way, its listing answers (`asyncbuild.build.listings`). Where nobody has
+that, the base is assumed to have nothing there: most steps write below a directory of their own (``/app``),
+which no base has. The files are packed and sent meanwhile. Before a RUN the base is looked at, and after a
+guess also before the stage is done; if it is otherwise, the stage is executed again without any of this.
+Nothing of common names (``/usr``, ``/etc``, …) is ever guessed, and no result of a guess is told to the
+cache before it was found right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar
 
 import trio
 
 from asyncbuild.build.root import Root
-from asyncbuild.layers.changeset import Entry, Kind
+from asyncbuild.errors import AsyncbuildError
+from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
+from asyncbuild.layers.listing import TEXTS
+from asyncbuild.rootfs.known import KnownTree, NotKnown, Shallow
 from asyncbuild.rootfs.trees import Node
 from asyncbuild.rootfs.view import View
 
@@ -31,12 +37,16 @@ COMMON = frozenset(
 """Names that a base may well have (Filesystem Hierarchy Standard)."""
 
 
-class Unknown(Exception):
+class Unknown(NotKnown):
     """A question about the base that cannot be guessed."""
 
 
 class WrongGuess(Exception):
-    """The base has something where it was assumed to have nothing."""
+    """The base is not as it was assumed to be; ``listed``: its listing said so."""
+
+    def __init__(self, paths: Iterable[str], *, listed: bool) -> None:
+        super().__init__(", ".join(sorted(paths)))
+        self.listed = listed
 
 
 class GuessedBase:
@@ -70,32 +80,69 @@ class Guesses:
     def __init__(self, *, allowed: bool) -> None:
         self._allowed = allowed
         self._names: set[str] = set()
+        self._listed: list[KnownTree] = []
 
-    @property
-    def pending(self) -> bool:
-        """Whether anything is assumed that was not checked."""
-        return bool(self._names)
+    def pending(self, *, run_follows: bool) -> bool:
+        """Whether anything is assumed that will be checked; a listing is if a RUN follows."""
+        return bool(self._names or (self._listed and run_follows))
 
     async def look(self, root: Root, work: Callable[[View], T]) -> T:
-        """``work`` upon a view of ``root``: a guessed one if the base is not here and ``work`` can do
-        with it. ``work`` may be called twice, in a thread.
+        """``work`` upon a view of ``root``: if the base is not here and ``work`` can do with that, upon one
+        with the base's listing, or a guessed base. ``work`` may be called several times, in a thread.
         """
-        guessed = root.guess(base := GuessedBase()) if self._allowed else None
-        if guessed is not None:
-            try:
+        if self._allowed and (known := await root.known()) is not None:
+            view, tree = known
+            with suppress(NotKnown, AsyncbuildError):  # an error must be true of the base itself
+                result = await trio.to_thread.run_sync(work, view)
+                _check_whole(result)
+                self._listed.append(tree)
+                return result
+        elif self._allowed and (guessed := root.guess(base := GuessedBase())) is not None:
+            with suppress(Unknown):
                 result = await trio.to_thread.run_sync(work, guessed)
-            except Unknown:
-                pass
-            else:
                 self._names |= base.names
                 return result
         return await trio.to_thread.run_sync(work, await root.view())
 
-    async def check(self, root: Root) -> None:
-        """Wait for the base and compare; raises `WrongGuess`."""
-        if not self._names:
+    async def check(self, root: Root, *, at_end: bool = False) -> None:
+        """Wait for the base and compare; raises `WrongGuess`. ``at_end`` of a stage a listing is taken at
+        its word: nobody needs the base any more.
+        """
+        if at_end:
+            self._listed.clear()
+        if not self.pending(run_follows=True):
             return
         base = await root.without_additions().view()
         if any(base.lookup(name) is not None for name in self._names):
-            raise WrongGuess(", ".join(sorted(self._names)))
+            raise WrongGuess(self._names, listed=False)
+        await trio.to_thread.run_sync(self._compare, base)
         self._names.clear()
+        self._listed.clear()
+
+    def _compare(self, base: View) -> None:
+        for tree in self._listed:
+            listed = View([tree])
+            for path in tuple(tree.asked):
+                if _told(listed, path) != _told(base, path):
+                    raise WrongGuess([path], listed=True)
+
+
+def _told(view: View, path: str) -> object:
+    """What a listing tells of a path."""
+    entry = view.lookup(path)
+    if entry is None:
+        return None
+    if entry.kind is Kind.DIRECTORY:
+        return (
+            entry if path else replace(entry, mtime_ns=0)
+        )  # a layer need not tell the root's time
+    read = path in TEXTS and entry.kind is Kind.FILE
+    return entry.kind, entry.link, view.read(path) if read else None
+
+
+def _check_whole(result: object) -> None:
+    """`NotKnown` if a change set has something in it of which only the kind is known."""
+    if isinstance(result, ChangeSet):
+        for entry in result.additions:
+            if isinstance(entry, Shallow):
+                raise NotKnown(entry.path)

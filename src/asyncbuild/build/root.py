@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from asyncbuild.build.futures import Future
+from asyncbuild.build.futures import Future, kept
 from asyncbuild.errors import AsyncbuildError, SourceLocation
+from asyncbuild.layers.listing import Listing
+from asyncbuild.rootfs.known import KnownTree
 from asyncbuild.rootfs.view import DirectoryTree, Tree, View
 
 Directories = tuple[Path, ...]
@@ -34,13 +36,24 @@ class Addition:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BaseFiles:
+    """The files of a base image: ``directories`` fetches them, ``arrived`` says whether that is done, and
+    ``listing`` is what is known of them without.
+    """
+
+    directories: Callable[[], Future[Directories]]
+    arrived: Callable[[], bool] = lambda: False
+    listing: Callable[[], Future[Listing | None]] = lambda: kept("no listing", None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Root:
     """``base`` is asked for only when something needs it; ``additions`` are bottom first.
 
     ``named_at`` is the FROM that names the base: what is wrong with it is said there.
     """
 
-    base: Callable[[], Future[Directories]] | None = None
+    base: BaseFiles | None = None
     additions: tuple[Addition, ...] = ()
     named_at: SourceLocation | None = None
 
@@ -57,9 +70,31 @@ class Root:
         if more than the base is unknown.
         """
         trees = [addition.tree for addition in reversed(self.additions)]
-        if self.base is None or self.base().done or None in trees:
+        if self.base is None or self.base.arrived() or None in trees:
             return None
+        self.base.directories()  # they are on their way meanwhile
         return View([*(tree for tree in trees if tree is not None), base])
+
+    async def known(self) -> tuple[View, KnownTree] | None:
+        """A view with a listing in the place of a base that is not here; None if there is no need, or no
+        listing. What stands on the base is fetched, if it must be.
+        """
+        if self.base is None or self.base.arrived():
+            return None
+        listing = await self.base.listing().wait()
+        if listing is None:
+            return None
+        above = [await item.look() for item in reversed(self.additions)]
+        tree = KnownTree(listing)
+        return View([*above, tree]), tree
+
+    def start(self) -> None:
+        """Fetch everything that is not here yet."""
+        if self.base is not None:
+            self.base.directories()
+        for addition in self.additions:
+            if addition.tree is None:
+                addition.directory()
 
     async def view(self) -> View:
         """Look at the files without mounting anything; waits for the base's layers."""
@@ -79,6 +114,6 @@ class Root:
         if self.base is None:
             return ()
         try:
-            return await self.base().wait()
+            return await self.base.directories().wait()
         except AsyncbuildError as error:
             raise error.at(self.named_at) from error

@@ -23,6 +23,7 @@ from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import BaseLayer, ImageLayer
+from asyncbuild.build.listings import BaseListings
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.packing import Packer
 from asyncbuild.build.publish import Destination
@@ -34,7 +35,7 @@ from asyncbuild.build.supply import Supply
 from asyncbuild.cache.results import CachedLayer
 from asyncbuild.context.directory import DirectoryContext, open_context
 from asyncbuild.context.fingerprint import ContentDigests
-from asyncbuild.dockerfile.instructions import Add, Copy
+from asyncbuild.dockerfile.instructions import Add, Copy, Run
 from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.reference import Reference
@@ -79,6 +80,7 @@ class Session:
         self.packer = Packer(job, request.compression, trim)
         self.destinations = _destinations(job, self.supply, request.destinations)
         self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
+        self.listings = BaseListings(job, self.supply, self.cache)
         self.context: Future[DirectoryContext] = job.ledger.spawn(
             job.nursery, "context", self._open_context
         )
@@ -164,6 +166,7 @@ class Session:
         self._fails = True
         with trio.move_on_after(_PACKING_SECONDS):
             await self.packer.settle()
+            await self.listings.settle()
         await self.cache.finish(self.request.cache_patience)
 
     async def goes_on(self) -> None:
@@ -209,11 +212,13 @@ class Session:
         """Whether the layers of stage ``index`` are layers of the image."""
         return index in self._published and not self.request.squash
 
-    def looks_inside(self, outline: StageOutline) -> bool:
-        """Whether something will want to see the files of the base of this stage."""
-        if any(step.step.need >= Need.FACTS for step in outline.steps):
-            return True
-        return self.plan.stage_need(outline.stage.index) >= Need.FACTS
+    def looks_inside(self, outline: StageOutline) -> Need:
+        """What will be wanted of the files of this stage's base; names of users are facts here."""
+        steps = outline.file_steps
+        own = Need.FACTS if steps else Need.CONFIG
+        if any(isinstance(step.instruction, Run) for step in steps):
+            own = Need.ROOT
+        return max(own, self.plan.users_need(outline.stage.index))
 
     def existing(self, layer: CachedLayer, *, base: bool = False) -> BaseLayer:
         """A layer of the base image, or one that a look-up gave: one object for each digest."""

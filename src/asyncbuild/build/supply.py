@@ -101,6 +101,8 @@ class Supply:
         self._anew: set[Digest] = set()
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
+        self.on_root: Callable[[BaseImage, tuple[Path, ...]], None] | None = None
+        """Told when all layers of an image are here."""
         self.alternates: list[Path] = list(self._layouts.values())
         """OCI layouts of others whose blobs may be read (and are verified like a registry's)."""
 
@@ -122,6 +124,11 @@ class Supply:
         """The whole image as overlay lower directories, topmost first."""
         key = ("root", image.manifest.digest)
         return self._flight(key, f"root of {image.reference}", self._assemble, image)
+
+    def has_root(self, image: BaseImage) -> bool:
+        """Whether the whole image is here, known as such to this build."""
+        flight = self._flights.get(("root", image.manifest.digest))
+        return flight is not None and flight.done and not flight.failed
 
     def files(self, image: BaseImage, paths: tuple[str, ...]) -> Future[View]:
         """A view of the image in which ``paths`` can be read; it may lack what they do not need.
@@ -252,7 +259,10 @@ class Supply:
         by_size = sorted(range(len(image.layers)), key=lambda n: -image.layers[n][0].size)
         flights = {position: self.layer(image, position) for position in by_size}
         unpacked = [await flights[position].wait() for position in range(len(flights))]
-        return tuple(await trio.to_thread.run_sync(lower_directories, unpacked, self._store))
+        lowers = tuple(await trio.to_thread.run_sync(lower_directories, unpacked, self._store))
+        if self.on_root is not None:
+            self.on_root(image, lowers)
+        return lowers
 
     async def _find(self, layer: CachedLayer) -> Path:
         tree = self._store.tree(layer.tree) if layer.tree else None

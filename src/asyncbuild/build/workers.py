@@ -136,6 +136,10 @@ class WorkerPool:
         """
         return await self._run(ExtractJob(archive, str(destination), self._limits), UnpackedFacts)
 
+    async def list_root(self, lowers: Sequence[Path]) -> bytes:
+        """The `Listing` of overlay lower directories, the topmost first, as a document."""
+        return await self._run(worker.ListJob(tuple(map(str, lowers))), bytes)
+
     async def _run(
         self,
         job: worker.Job,

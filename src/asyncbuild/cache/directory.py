@@ -4,6 +4,7 @@
 
     blobs/sha256/<hex>       the layers
     results/<key>.json       what came of a step with that key (`CachedResult`)
+    listings/<chainid>       what a base shows (`asyncbuild.layers.listing`)
     oci-layout, index.json   so that other tools know what it is
 
 Everything appears by rename, so many builds may use one directory; one that cannot be written is read.
@@ -22,7 +23,7 @@ import trio
 from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import Absence, Answer, CachedResult, DamagedResult, Hit
 from asyncbuild.errors import StoreError
-from asyncbuild.image.digest import Digest
+from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.store.store import Store
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
@@ -55,6 +56,14 @@ class DirectoryCache:
         """Copy the blobs that are missing, then write the records. Raises `StoreError`."""
         await trio.to_thread.run_sync(self._put, keys, result)
 
+    async def listing(self, chain: DiffId) -> bytes | None:
+        """The file of that name."""
+        return await trio.to_thread.run_sync(self._read_listing, chain)
+
+    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool) -> None:
+        """Write the file. Raises `StoreError`."""
+        await trio.to_thread.run_sync(self._write_listing, chain, data, anew)
+
     async def finish(self) -> None:
         """Nothing is left to write."""
         await trio.lowlevel.checkpoint()
@@ -83,6 +92,21 @@ class DirectoryCache:
                 self._copy(layer.descriptor.digest)
             for key in keys:
                 self._write(self._path / "results" / f"{key.hex}.json", result.encode())
+        except OSError as error:
+            raise StoreError(f"{self.name} cannot be written: {error.strerror}") from error
+
+    def _read_listing(self, chain: DiffId) -> bytes | None:
+        try:
+            return (self._path / "listings" / chain.hex).read_bytes()
+        except OSError:
+            return None
+
+    def _write_listing(self, chain: DiffId, data: bytes, anew: bool) -> None:  # noqa: FBT001
+        place = self._path / "listings" / chain.hex
+        try:
+            if anew or not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self._write(place, data)
         except OSError as error:
             raise StoreError(f"{self.name} cannot be written: {error.strerror}") from error
 

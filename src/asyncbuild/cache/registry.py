@@ -4,6 +4,7 @@
 
     REPOSITORY:k-<key>    one entry: a manifest with one layer (the step's) and an empty configuration;
                           its annotations hold the key and the result (`CachedResult`)
+    REPOSITORY:f-<chain>  what a base shows (`asyncbuild.layers.listing`), in the annotations of a manifest
     REPOSITORY:<scope>    an index of entries: one request answers for every key that it lists; or an
                           image with an inline cache (`asyncbuild.cache.inline`)
 
@@ -14,6 +15,7 @@ other added at the same moment; a key that an index does not list is asked for b
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ from asyncbuild.cache.inline import decode_inline
 from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import Absence, Answer, CachedLayer, CachedResult, DamagedResult, Hit
 from asyncbuild.errors import ImageNotFound, RegistryError
-from asyncbuild.image.digest import Digest
+from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import (
     OCI_MANIFEST,
     Descriptor,
@@ -40,7 +42,11 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 KEY = "dev.asyncbuild.cache.key"
 RESULT = "dev.asyncbuild.cache.result"
 LAYERS = "dev.asyncbuild.cache.layers"
+CHAIN = "dev.asyncbuild.base.chain-id"
+LISTING = "dev.asyncbuild.base.listing"
 MOST_ENTRIES = 2000
+MOST_LISTED = 2 << 20
+"""Bytes of a listing; manifests of up to 4 MiB are taken everywhere."""
 _PROBES = 32
 
 
@@ -65,6 +71,7 @@ class RegistryCache:
         self._scopes = (reference.tag or "latest", *fallbacks)
         self._known: dict[Key, IndexEntry] = {}
         self._ours: dict[Key, IndexEntry] = {}
+        self._listed: set[DiffId] = set()
         self._loaded = trio.Event()
         self._available = True
         self._config_is_there = False
@@ -131,6 +138,38 @@ class RegistryCache:
             )
             self._ours[key] = IndexEntry(manifest.descriptor, result)
 
+    async def listing(self, chain: DiffId) -> bytes | None:
+        """One request: the manifest has the listing in itself."""
+        try:
+            fetched = await self._client.get_manifest(self._repository, listing_tag(chain))
+        except RegistryError:
+            return None
+        found = fetched.manifest.annotations
+        if isinstance(fetched.manifest, Index) or found.get(CHAIN) != str(chain):
+            return None
+        try:
+            raw = base64.b64decode(found.get(LISTING, ""), validate=True)
+        except ValueError:
+            return None
+        self._listed.add(chain)
+        return raw
+
+    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool) -> None:
+        """Tag a manifest that holds the listing; one too large for a manifest is left out."""
+        tag = listing_tag(chain)
+        if len(data) > MOST_LISTED:
+            return
+        if not anew:
+            if chain in self._listed:
+                return
+            if await self._client.head_manifest(self._repository, tag) is not None:
+                return
+        await self._put_config()
+        empty = Descriptor(EMPTY_TYPE, Digest.of(EMPTY_CONFIG), len(EMPTY_CONFIG))
+        text = {CHAIN: str(chain), LISTING: base64.b64encode(data).decode()}
+        manifest = Manifest.make(empty, (empty,), annotations=text)
+        await self._client.put_manifest(self._repository, tag, manifest.raw, manifest.media_type)
+
     async def finish(self) -> None:
         """Merge what was put into the scope's index, as it is now."""
         if not self._ours:
@@ -188,6 +227,11 @@ class RegistryCache:
             if isinstance(answer, UploadSession):
                 await answer.put(EMPTY_CONFIG, digest)
             self._config_is_there = True
+
+
+def listing_tag(chain: DiffId) -> str:
+    """The tag under which a registry keeps the listing of a base."""
+    return f"f-{chain.hex}"
 
 
 def encode_index(entries: Mapping[Key, IndexEntry]) -> Index:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import Answer, CachedResult
+from asyncbuild.image.digest import DiffId
 
 
 class CacheSource(Protocol):
@@ -22,6 +23,9 @@ class CacheSource(Protocol):
     async def look_up(self, keys: Iterable[Key], *, quick: bool = False) -> Mapping[Key, Answer]:
         """One answer for each key; takes the round trips of one, and none if it shall be ``quick``."""
 
+    async def listing(self, chain: DiffId) -> bytes | None:
+        """The listing of the base with this ChainID (`asyncbuild.layers.listing`), not checked."""
+
 
 class CacheTarget(Protocol):
     """Keeps results. Its errors are `AsyncbuildError`s, and warnings to the build."""
@@ -32,6 +36,9 @@ class CacheTarget(Protocol):
 
     async def put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
         """Keep ``result`` under ``keys``; the blobs of its layers are there already."""
+
+    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool) -> None:
+        """Keep the listing of a base, if there is none yet, or ``anew``."""
 
     async def finish(self) -> None:
         """Write what answers for many keys at once."""

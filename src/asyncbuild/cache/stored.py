@@ -8,6 +8,7 @@ import trio
 
 from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import Absence, Answer, CachedLayer, CachedResult, DamagedResult, Hit
+from asyncbuild.image.digest import DiffId
 from asyncbuild.store.store import Store
 
 
@@ -31,6 +32,10 @@ class StoreCache:
     ) -> Mapping[Key, Answer]:
         """Read the records of ``keys``."""
         return await trio.to_thread.run_sync(self._look_up, tuple(keys))
+
+    async def listing(self, chain: DiffId) -> bytes | None:
+        """What was recorded of a base."""
+        return await trio.to_thread.run_sync(self._store.listing, chain)
 
     def remember(self, key: Key, result: CachedResult) -> None:
         """Record a result. Blocks."""

@@ -29,6 +29,7 @@ from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, InlineSour
 from asyncbuild.layers.compression import Compression
 from asyncbuild.layers.extract import ExtractJob, extract
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.layers.listing import list_root
 from asyncbuild.layers.materialise import materialise
 from asyncbuild.layers.pack import PackedLayer, pack_to_file
 from asyncbuild.layers.snapshot import snapshot
@@ -75,8 +76,15 @@ class MaterialiseJob:
     destination: str
 
 
-Job = UnpackJob | PackJob | PackUpperJob | MaterialiseJob | ExtractJob
-Result = Unpacked | PackedLayer | UnpackedFacts
+@dataclass(frozen=True, slots=True)
+class ListJob:
+    """List what the overlay lower directories ``lowers`` show, the topmost first; gives the document."""
+
+    lowers: tuple[str, ...]
+
+
+Job = UnpackJob | PackJob | PackUpperJob | MaterialiseJob | ExtractJob | ListJob
+Result = Unpacked | PackedLayer | UnpackedFacts | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +233,8 @@ def _do(job: Job, pipe: int | None, peer: socket.socket) -> Result:
         return materialise(unflat(job.changes), job.destination)
     if isinstance(job, ExtractJob):
         return extract(job)
+    if isinstance(job, ListJob):
+        return list_root(job.lowers).encode()
     changes = (
         unflat(job.changes)
         if isinstance(job, PackJob)

@@ -161,8 +161,11 @@ class Plan:
         It is the most that the stage itself needs, and the stages that are built from it; a stage that
         files are copied from is read as a whole.
         """
-        stage = self.all_stages[index]
-        found = stage.need
+        return max(self.all_stages[index].need, self.users_need(index))
+
+    def users_need(self, index: int) -> Need:
+        """What the stages that use stage ``index`` need of its base."""
+        found = Need.NOTHING
         for other in self.stages:
             if other.index > index and index in other.dependencies:
                 if StageRef(index) in sources_of(other.steps):

@@ -22,6 +22,7 @@ from operator import itemgetter
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, InlineSource, Kind
 from asyncbuild.layers.paths import clean, glob, parent_of, resolve_links
+from asyncbuild.rootfs.known import NotKnown
 from asyncbuild.rootfs.trees import ChangeSetTree, DirectoryTree, Node, Tree
 
 __all__ = ["ChangeSetTree", "DirectoryTree", "Tree", "View"]
@@ -61,7 +62,8 @@ class View:
     def read(self, path: str, /, limit: int = _READ_LIMIT) -> bytes | None:
         """The bytes of the file at ``path``, links followed; None if nothing is there.
 
-        `InputError` if it is no regular file or has more than ``limit`` bytes.
+        `InputError` if it is no regular file or has more than ``limit`` bytes; `NotKnown` if the tree that
+        has it does not know what is in it.
         """
         entry = self.lookup(self.resolve(path))
         if entry is None:
@@ -177,7 +179,8 @@ class _Merged:
 def _content(entry: Entry) -> bytes:
     if isinstance(entry.source, InlineSource):
         return entry.source.data
-    assert isinstance(entry.source, FileSource)
+    if not isinstance(entry.source, FileSource):
+        raise NotKnown(entry.path)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(entry.source.path, flags), "rb") as file:
         return file.read()

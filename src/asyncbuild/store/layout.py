@@ -9,6 +9,7 @@
     trees/<algorithm>/<hex>/     what a step changed and no layer was packed of, by its key: fs/
     records/results/<key>        what came of a step with that key (`asyncbuild.cache`)
     records/kept/<digest>        an image that could not be pushed (`asyncbuild.store.kept`)
+    records/listings/<chainid>   what a base shows (`asyncbuild.layers.listing`)
     records/diff-ids/<digest>    the DiffId of a blob; records/digests/<diffid>/<digest> the reverse
     layers.<form>/, mends.<form>/, trees.<form>/   the same in another form (`Layout.form`)
     tmp/<owner>/                 work in progress, one directory for each living process
@@ -40,6 +41,7 @@ _DIRECTORIES = (
     "records/digests",
     "records/results",
     "records/kept",
+    "records/listings",
     "cache-mounts",
     "tmp",
 )
@@ -100,6 +102,11 @@ class Layout:
     def kept_record(self, digest: str) -> Item:
         """The record of an image that could not be pushed (`asyncbuild.store.kept`)."""
         name = f"kept/{digest}"
+        return Item("record", name, self.root / "records" / name)
+
+    def listing_record(self, chain: DiffId) -> Item:
+        """The record of what the layers of ``chain`` show together."""
+        name = f"listings/{chain}"
         return Item("record", name, self.root / "records" / name)
 
     def diff_id_record(self, digest: Digest) -> Item:

@@ -261,6 +261,19 @@ class Store:
         with explained(self.root), self._journal.announced(item.kind, item.name):
             write_atomically(item.path, data, self._place.fresh("record"))
 
+    def listing(self, chain: DiffId) -> bytes | None:
+        """What was recorded of the files that the layers of ``chain`` show together."""
+        try:
+            return self._layout.listing_record(chain).path.read_bytes()
+        except OSError:
+            return None
+
+    def put_listing(self, chain: DiffId, data: bytes) -> None:
+        """Record a listing (`asyncbuild.layers.listing`)."""
+        item = self._layout.listing_record(chain)
+        with explained(self.root), self._journal.announced(item.kind, item.name):
+            write_atomically(item.path, data, self._place.fresh("record"))
+
     def put_kept(self, digest: str, data: bytes) -> None:
         """Record an image that could not be pushed."""
         item = self._layout.kept_record(digest)
