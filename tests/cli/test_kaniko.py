@@ -121,6 +121,7 @@ def facts_of(given: Given, environ: Mapping[str, str]) -> dict[str, Any]:
         "cache_to": [place_of_cache(item) for item in request.cache_to],
         "cache_ttl": request.cache_ttl,
         "store": str(request.store),
+        "cache_dir": str(request.cache_dir),
         "platform": str(request.platform),
         "created": request.created,
         "squash": request.squash,

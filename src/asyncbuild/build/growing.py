@@ -7,6 +7,7 @@ whole in memory.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from pathlib import Path
 import trio
 
 from asyncbuild.build.futures import Abandoned, fresh
-from asyncbuild.errors import StoreError
+from asyncbuild.errors import IntegrityError, StoreError
+from asyncbuild.image.manifest import Descriptor
 
 CHUNK = 1 << 20
 
@@ -223,3 +225,14 @@ def write_at(descriptor: int, data: bytes, position: int, path: Path) -> None:
             view, position = view[count:], position + count
     except OSError as error:
         raise StoreError.of(f"cannot write {path}", error) from error
+
+
+def verify_blob(path: Path, descriptor: Descriptor) -> None:
+    """Raise `IntegrityError` unless the file holds the blob's bytes. Blocks."""
+    found = hashlib.new(descriptor.digest.algorithm)
+    buffer = bytearray(CHUNK)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            found.update(memoryview(buffer)[:count])
+    if found.hexdigest() != descriptor.digest.hex or os.stat(path).st_size != descriptor.size:
+        raise IntegrityError(f"layer {descriptor.digest}: its bytes do not match its digest")

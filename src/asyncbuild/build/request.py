@@ -52,6 +52,7 @@ class BuildRequest:
     the epoch.
     ``created_is_fixed`` (SOURCE_DATE_EPOCH): the image is of that time, even if all of it was cached.
     ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
+    ``cache_dir`` has base images that `asyncbuild.build.warming` put there; it is only read.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
     that does not let a tag be moved is no failure. ``squash``: one layer of all steps. ``ignored_paths``
     are in no layer, and with ``clamp_times`` nothing in one is younger than ``created``.
@@ -91,6 +92,7 @@ class BuildRequest:
     cache_to: tuple[CachePlace, ...] = ()
     cache_ttl: float = TWO_WEEKS
     cache_patience: float = 60.0
+    cache_dir: Path | None = None
     workers: int | None = None
 
     @property

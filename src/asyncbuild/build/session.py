@@ -32,6 +32,7 @@ from asyncbuild.build.remotes import Remotes, fetch_tools
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.supply import Supply
+from asyncbuild.build.warmed import warmed_images
 from asyncbuild.cache.results import CachedLayer
 from asyncbuild.context.directory import DirectoryContext, open_context
 from asyncbuild.context.fingerprint import ContentDigests
@@ -74,7 +75,8 @@ class Session:
         self.plan = plan
         layouts = NamedContexts.parse(plan.contexts).layouts
         keep = bool(request.outputs) or _leaves_home(request, plan)
-        self.supply = Supply(job, keep_blobs=keep, layouts=layouts)
+        warmed = warmed_images(job, request.cache_dir, request.cache_ttl)
+        self.supply = Supply(job, keep_blobs=keep, layouts=layouts, warmed=warmed)
         newest = request.created if request.clamp_times else None
         trim = Trim.of(request.ignored_paths, newest)
         self.packer = Packer(job, request.compression, trim)

@@ -8,8 +8,6 @@ so that all layers of all images come in one wave and no connection waits for a 
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,12 +17,14 @@ from typing import Any, TypeVar
 
 import trio
 
+from asyncbuild.build.bases import no_such_image, parse_config, platforms
 from asyncbuild.build.fetching import Fetch
 from asyncbuild.build.futures import Future
-from asyncbuild.build.growing import CHUNK, GrowingFile
+from asyncbuild.build.growing import GrowingFile, verify_blob
 from asyncbuild.build.job import Job
 from asyncbuild.build.layouts import take_manifest
 from asyncbuild.build.turns import Turns
+from asyncbuild.build.warmed import WarmedImages
 from asyncbuild.cache.results import CachedLayer, CacheLost
 from asyncbuild.errors import (
     ImageNotFound,
@@ -34,7 +34,7 @@ from asyncbuild.errors import (
     RemoteProtocolError,
     StoreError,
 )
-from asyncbuild.image.config import ImageConfig, InvalidConfig
+from asyncbuild.image.config import ImageConfig
 from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
 from asyncbuild.image.manifest import (
     Descriptor,
@@ -86,12 +86,19 @@ class Supply:
     """All that a build takes from registries. Lives as long as the nursery."""
 
     def __init__(
-        self, job: Job, *, keep_blobs: bool, layouts: Mapping[str, str] | None = None
+        self,
+        job: Job,
+        *,
+        keep_blobs: bool,
+        layouts: Mapping[str, str] | None = None,
+        warmed: WarmedImages | None = None,
     ) -> None:
         """``keep_blobs``: base layers will be needed as blobs too (a local output, another registry).
 
-        ``layouts`` are the OCI layouts that have the images of `LAYOUT_HOST`, by repository.
+        ``layouts`` are the OCI layouts that have the images of `LAYOUT_HOST`, by repository; ``warmed`` is
+        looked into before a registry is asked.
         """
+        self._warmed = warmed
         self._layouts = {name: Path(path) for name, path in (layouts or {}).items()}
         self._job = job
         self._store = job.store
@@ -173,7 +180,7 @@ class Supply:
     async def _keep_verified(self, descriptor: Descriptor, origin: Reference | None) -> None:
         spool = await self.blob(descriptor, origin).wait()
         await spool.wait_complete()
-        await trio.to_thread.run_sync(_verify, spool.path, descriptor)
+        await trio.to_thread.run_sync(verify_blob, spool.path, descriptor)
         await trio.to_thread.run_sync(self._keep, spool, descriptor)
 
     async def _twice(
@@ -189,7 +196,9 @@ class Supply:
                 raise
             self._anew.add(descriptor.digest)
             self._flights.pop(("blob", descriptor.digest), None)
-            self._job.reporter.emit(WarningRaised(f"{error.message}; fetching it once more"))
+            where = "" if self._warmed is None else self._warmed.place_of(descriptor.digest)
+            text = f"{where}{error.message}; fetching it once more"
+            self._job.reporter.emit(WarningRaised(text))
         return await work(*args)
 
     async def verified_cached_blob(self, layer: CachedLayer) -> Path:
@@ -208,13 +217,13 @@ class Supply:
         except ImageNotFound as error:
             if reference.registry == LAYOUT_HOST:
                 raise
-            raise _no_such_image(reference, error) from error
+            raise no_such_image(reference, error) from error
         if isinstance(manifest, Index):
             entry = manifest.choose(platform)
             if entry is None:
                 raise ImageNotFound(
                     f"{reference} has no image for {platform}",
-                    hint=f"it has: {_platforms(manifest)}",
+                    hint=f"it has: {platforms(manifest)}",
                 )
             manifest = await self._manifest(reference, str(entry.digest))
         if isinstance(manifest, Index):
@@ -223,7 +232,7 @@ class Supply:
             ImageResolved(reference, manifest.digest, trio.current_time() - started)
         )
         raw = await self._config(reference, manifest.config)
-        return BaseImage(reference, manifest, _parse_config(reference, manifest, raw))
+        return BaseImage(reference, manifest, parse_config(reference, manifest, raw))
 
     async def _manifest(self, reference: Reference, identifier: str) -> Manifest | Index:
         if reference.registry == LAYOUT_HOST:
@@ -232,6 +241,11 @@ class Supply:
         kept = self._kept_manifest(identifier)
         if kept is not None:
             return kept
+        if self._warmed is not None:
+            found = await self._warmed.manifest(reference, identifier)
+            if found is not None:
+                await trio.to_thread.run_sync(self._store.put_blob, found.raw)
+                return found
         client = self._job.registries.client(reference.registry)
         fetched = await client.get_manifest(reference.repository, identifier)
         await trio.to_thread.run_sync(self._store.put_blob, fetched.raw)
@@ -249,6 +263,11 @@ class Supply:
         kept = self._store.read_blob(descriptor.digest)
         if kept is not None:
             return kept
+        if self._warmed is not None:
+            found = await self._warmed.document(descriptor.digest)
+            if found is not None:
+                await trio.to_thread.run_sync(self._store.put_blob, found)
+                return found
         client = self._job.registries.client(reference.registry)
         raw = await client.get_blob(reference.repository, descriptor)
         await trio.to_thread.run_sync(self._store.put_blob, raw)
@@ -347,6 +366,10 @@ class Supply:
             found = layout / "blobs" / descriptor.digest.algorithm / descriptor.digest.hex
             if await trio.to_thread.run_sync(found.exists):
                 return self._job.closed_at_end(GrowingFile.whole(found))
+        if self._warmed is not None:
+            whole_there = await self._warmed.blob(descriptor)
+            if whole_there is not None:
+                return self._job.closed_at_end(whole_there)
         return None
 
     async def _download(
@@ -409,39 +432,3 @@ def _decides(view: View, paths: tuple[str, ...]) -> bool:
 async def _remove(work: Path) -> None:
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
-
-
-def _no_such_image(reference: Reference, error: ImageNotFound) -> ImageNotFound:
-    return ImageNotFound(
-        f"there is no image {reference.familiar}",
-        exchange=error.exchange,
-        hint="check its name and tag; some registries say this of images that need a login",
-    )
-
-
-def _platforms(index: Index) -> str:
-    return ", ".join(
-        sorted({str(entry.platform) for entry in index.manifests if entry.platform is not None})
-    )
-
-
-def _parse_config(reference: Reference, manifest: Manifest, raw: bytes) -> ImageConfig:
-    try:
-        config = ImageConfig.parse(raw)
-    except InvalidConfig as error:
-        raise RemoteProtocolError(f"{reference}: its configuration: {error}") from None
-    if len(config.diff_ids) != len(manifest.layers):
-        raise RemoteProtocolError(
-            f"{reference}: {len(manifest.layers)} layers and {len(config.diff_ids)} diff ids"
-        )
-    return config
-
-
-def _verify(path: Path, descriptor: Descriptor) -> None:
-    found = hashlib.new(descriptor.digest.algorithm)
-    buffer = bytearray(CHUNK)
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            found.update(memoryview(buffer)[:count])
-    if found.hexdigest() != descriptor.digest.hex or os.stat(path).st_size != descriptor.size:
-        raise IntegrityError(f"layer {descriptor.digest}: its bytes do not match its digest")

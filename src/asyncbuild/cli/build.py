@@ -115,6 +115,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         cache_from=cache.sources,
         cache_to=cache.targets,
         cache_ttl=cache.ttl,
+        cache_dir=Path(options.cache_dir) if options.cache_dir else None,
         context=inputs.context,
         context_is_remote=inputs.context_is_remote,
         contexts=inputs.contexts.places,

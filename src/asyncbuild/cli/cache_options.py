@@ -29,6 +29,7 @@ def add_cache_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--cache-to", action="append", default=[], metavar="SPEC", help="as above, mode=min|max")
     add("--cache-repo", metavar="REPO", help="read and write this registry cache (mode=max)")
+    add("--cache-dir", metavar="DIR", help=argparse.SUPPRESS)
     add("--cache-ttl", default="", metavar="TIME", help="how old a result may be (default: 14d)")
     add("--no-cache", action="store_true", help="execute every step anew")
     add(

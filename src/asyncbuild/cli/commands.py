@@ -22,6 +22,7 @@ _IMAGE_COMMANDS = {
     "index": "asyncbuild.cli.index",
     "login": "asyncbuild.cli.login",
     "logout": "asyncbuild.cli.login",
+    "warm": "asyncbuild.cli.warm",
 }
 
 

@@ -9,6 +9,11 @@ from asyncbuild.cli.registry_options import add_registry_options
 
 Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
+_WARM_EXAMPLE = """\
+example:
+  asyncbuild warm /cache --image docker.io/library/debian:12 --dockerfile Dockerfile
+  asyncbuild build --cache-dir /cache -t registry.example.com/team/app:1 .
+"""
 _PUSH_EXAMPLE = """\
 example:
   asyncbuild push app.tar -t registry.example.com/team/app:1.2
@@ -40,13 +45,37 @@ example:
 
 
 def add_image_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """``push``, ``copy``, ``inspect``, ``index``, ``login``, ``logout``."""
+    """``warm``, ``push``, ``copy``, ``inspect``, ``index``, ``login``, ``logout``."""
+    _warm(commands)
     _push(commands)
     _copy(commands)
     _inspect(commands)
     _index(commands)
     _login(commands)
     _logout(commands)
+
+
+def _warm(commands: Commands[argparse.ArgumentParser]) -> None:
+    warm = add_command(
+        commands,
+        "warm DIR",
+        "fill a directory with base images for build --cache-dir",
+        "Bring images into DIR (an OCI layout), where builds find them without fetching them.",
+        _WARM_EXAMPLE,
+    )
+    add = warm.add_argument
+    add("directory", metavar="DIR", help=argparse.SUPPRESS)
+    _repeated(warm, "--image", "REF", "an image (most options may be repeated)")
+    _repeated(warm, "--dockerfile", "FILE", "every image that FILE names")
+    _repeated(warm, "--build-arg", "K[=V]", "value for an ARG of the Dockerfiles")
+    _repeated(warm, "--platform", "OS/ARCH", "for these platforms (default: this one)")
+    add("--force", action="store_true", help="fetch again what is there")
+    _progress(warm)
+    add_registry_options(warm)
+
+
+def _repeated(command: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
+    command.add_argument(name, action="append", default=[], metavar=metavar, help=text)
 
 
 def _push(commands: Commands[argparse.ArgumentParser]) -> None:

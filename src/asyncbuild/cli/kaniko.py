@@ -38,7 +38,8 @@ from asyncbuild.report.choose import make_reporter
 from asyncbuild.report.events import Reporter, WarningRaised
 
 GUIDE = "docs/migrating-from-kaniko.md"
-_WARMED = Path("/cache/asyncbuild")
+_WARMED = Path("/cache")
+"""Where warmer leaves images unless told otherwise."""
 
 
 def kaniko(words: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
@@ -140,6 +141,8 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
         ignored_paths=given.texts("ignore-path"),
         clamp_times=reproducible,
         created_is_fixed=reproducible or bool(environ.get("SOURCE_DATE_EPOCH")),
+        cache_dir=_warmed(given),
+        cache_ttl=parse_duration("--cache-ttl", given.text("cache-ttl")),
     )
     return _with_cache(request, given, named, environ)
 
@@ -157,9 +160,15 @@ def _secrets(given: Given, environ: Mapping[str, str]) -> dict[str, Secret]:
 
 def _store(given: Given, environ: Mapping[str, str]) -> Path:
     asked = wanted.store(given, environ)
-    if asked is not None:
-        return asked
-    return _WARMED if _WARMED.is_dir() else store_directory(None, environ)
+    return asked if asked is not None else store_directory(None, environ)
+
+
+def _warmed(given: Given) -> Path | None:
+    """The directory of base images: ``--cache-dir``, or the one that warmer fills, if it is there."""
+    text = given.text("cache-dir")
+    if text:
+        return Path(text)
+    return _WARMED if (_WARMED / "oci-layout").is_file() else None
 
 
 def _platform(given: Given, here: Platform) -> Platform:
@@ -201,7 +210,6 @@ def _with_cache(
         request,
         cache_from=sources,
         cache_to=() if given.on("no-push-cache") else targets,
-        cache_ttl=parse_duration("--cache-ttl", given.text("cache-ttl")),
     )
 
 

@@ -102,7 +102,7 @@ WARMER = (
     *_REGISTRY,
     Flag("image", Shape.TEXTS, short="i"),
     Flag("cache-dir", short="c", default="/cache"),
-    Flag("force", Shape.FLAG, short="f", meaning=False),
+    Flag("force", Shape.FLAG, short="f"),
     Flag("cache-ttl", Shape.DURATION, default="336h", meaning=False),
     Flag("customPlatform"),
     Flag("dockerfile", short="d"),

@@ -219,10 +219,8 @@ def progress(given: Given) -> ProgressMode:
 
 
 def store(given: Given, environ: Mapping[str, str]) -> Path | None:
-    """Where blobs and layers are kept, if the flags say so: below ``--cache-dir``, else the kaniko
-    directory. None: where `asyncbuild build` keeps them.
+    """Where blobs and layers are kept, if the flags say so: in the kaniko directory. None: where
+    `asyncbuild build` keeps them.
     """
-    if given.text("cache-dir"):
-        return Path(given.text("cache-dir")) / "asyncbuild"
     directory = given.text("kaniko-dir") or environ.get("KANIKO_DIR", "")
     return Path(directory) / "asyncbuild" if directory else None

@@ -8,22 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import trio
-
-from asyncbuild.build.warming import warm_images
 from asyncbuild.cli import kaniko_options as wanted
-from asyncbuild.cli.inputs import read_dockerfile
 from asyncbuild.cli.kaniko_flags import WARMER, Given, read_flags
 from asyncbuild.cli.kaniko_registries import registry_settings
-from asyncbuild.dockerfile.parser import parse_dockerfile
+from asyncbuild.cli.warm import Image, Warming, named_images, run_warming
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
-from asyncbuild.plan.planner import PlanRequest, make_plan
 from asyncbuild.report.choose import make_reporter
 from asyncbuild.report.events import WarningRaised
-
-Image = tuple[Reference, Platform]
 
 
 def warmer(words: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -33,18 +26,12 @@ def warmer(words: Sequence[str], environ: Mapping[str, str]) -> int:
         raise UsageError(f"unknown word {given.words[0]!r}")
     images = images_of(given, environ)
     settings = registry_settings(given, (), environ)
-    store = Path(given.text("cache-dir")) / "asyncbuild"
     reporter = make_reporter(wanted.progress(given), sys.stderr, environ, time.monotonic)
-    try:
-        if given.without_meaning:
-            flags = ", ".join(given.without_meaning)
-            reporter.emit(WarningRaised(f"without meaning here: {flags}"))
-        found = trio.run(warm_images, images, store, settings, reporter)
-    finally:
-        reporter.close()
-    for (reference, _), image in zip(images, found, strict=True):
-        sys.stdout.write(f"{reference} {image.manifest.digest}\n")
-    return 0
+    if given.without_meaning:
+        flags = ", ".join(given.without_meaning)
+        reporter.emit(WarningRaised(f"without meaning here: {flags}"))
+    warming = Warming(images, Path(given.text("cache-dir")), force=given.on("force"))
+    return run_warming(warming, settings, reporter)
 
 
 def images_of(given: Given, environ: Mapping[str, str]) -> tuple[Image, ...]:
@@ -59,18 +46,8 @@ def images_of(given: Given, environ: Mapping[str, str]) -> tuple[Image, ...]:
     except ValueError as error:
         raise UsageError(f"--customPlatform: {error}") from None
     if given.text("dockerfile"):
-        images += _bases(Path(given.text("dockerfile")), given, environ, chosen)
+        file = Path(given.text("dockerfile"))
+        images += named_images(file, wanted.build_arguments(given, environ), (chosen,))
     if not images:
         raise UsageError("name at least one --image, or a --dockerfile with some")
     return tuple(dict.fromkeys(images))
-
-
-def _bases(path: Path, given: Given, environ: Mapping[str, str], chosen: Platform) -> list[Image]:
-    dockerfile = parse_dockerfile(read_dockerfile(path), str(path))
-    request = PlanRequest(
-        platform=chosen,
-        build_platform=Platform.of_machine(platform.machine()),
-        build_args=wanted.build_arguments(given, environ),
-    )
-    planned = make_plan(dockerfile, request).images
-    return [(item.image.reference, item.image.platform) for item in planned]

@@ -127,7 +127,19 @@ class RegistryClient:
 
         Raises `RemoteProtocolError` if the registry does not tell the digest (`get_manifest` does).
         """
-        way = self._ways.push(repository)
+        return await self._head_manifest(self._ways.push(repository), identifier)
+
+    async def find_manifest(self, repository: str, tag: str) -> Descriptor | None:
+        """What a tag means, asked where `get_manifest` asks, without its bytes (registries that limit pulls
+        do not count it); None if it names nothing or the place does not tell the digest.
+        """
+        ways = self._ways.pull(repository, tag=True)
+        try:
+            return await try_each(self._ways, ways, lambda way: self._head_manifest(way, tag))
+        except RemoteProtocolError:
+            return None
+
+    async def _head_manifest(self, way: Way, identifier: str | Digest) -> Descriptor | None:
         call = _manifest_call("HEAD", way.repository, identifier, {200, 404})
         answer = await way.caller.open(call)
         await answer.discard()
