@@ -216,10 +216,11 @@ class Session:
 
     def looks_inside(self, outline: StageOutline) -> Need:
         """What will be wanted of the files of this stage's base; names of users are facts here."""
-        steps = outline.file_steps
-        own = Need.FACTS if steps else Need.CONFIG
-        if any(isinstance(step.instruction, Run) for step in steps):
+        own = max((step.step.need for step in outline.steps), default=Need.NOTHING)
+        if any(isinstance(step.instruction, Run) for step in outline.steps):
             own = Need.ROOT
+        elif own is Need.ROOT:
+            own = Need.FACTS
         return max(own, self.plan.users_need(outline.stage.index))
 
     def existing(self, layer: CachedLayer, *, base: bool = False) -> BaseLayer:
