@@ -18,9 +18,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from buildctl_words import buildctl_words, is_translatable
 
 from support import bases
 from support.cases import (
@@ -31,6 +33,7 @@ from support.cases import (
     make_context,
     make_repositories,
     push_images,
+    real_names,
     serve_pages,
     tree_differences,
 )
@@ -49,6 +52,10 @@ GENERAL = {
     ),
 }
 """What is so in every image of a tool: docs/compatibility.md has a row for it, and it is counted apart."""
+
+
+ENTITLEMENTS = ("security.insecure", "network.host", "device")
+"""What buildkitd lets a build ask for; without, it refuses whatever the build is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +150,13 @@ class BuildKit:
     name: str = "buildkit"
 
     def knows(self, case: Case) -> bool:
-        known = {"--target", "--build-arg", "--secret", "--ssh", "--allow"}
-        return (
-            is_plain(case)
-            and {word.split("=")[0] for word in case.args if word.startswith("-")} <= known
-        )
+        return is_translatable(case)
 
     def build(self, case: Case, context: Path, reference: str) -> Outcome:
-        places = [f"--local=context={context}", f"--local=dockerfile={context}"]
         output = f"--output=type=image,name={reference},push=true,registry.insecure=true"
         command = [self.client, f"--addr={self.address}", "build", "--frontend=dockerfile.v0"]
-        options: list[str] = []
-        for option, value in zip(case.args[::2], case.args[1::2], strict=False):
-            name = {"--build-arg": "build-arg:", "--target": "target="}.get(option)
-            options += ["--opt", f"{name}{value}"] if name else [option, value]
-        line = [*command, "--progress=plain", *places, output, *options]
+        words = buildctl_words(list(case.args), case.main, context)
+        line = [*command, "--progress=plain", output, *words]
         return run(line, context.parent, dict(case.environ))
 
 
@@ -170,6 +169,7 @@ def buildkit(state: Path, registry: DockerRegistry) -> Iterator[BuildKit]:
     config.write_text(f'[registry."{registry.host}"]\n  http = true\n')
     places = ["--config", str(config), "--root", str(state / "root"), "--addr", address]
     worker = ["--oci-worker=true", "--containerd-worker=false"]
+    worker += [f"--allow-insecure-entitlement={each}" for each in ENTITLEMENTS]
     with (state / "log").open("wb") as log:
         child = subprocess.Popen([daemon, *places, *worker], stdout=log, stderr=log)
     try:
@@ -217,6 +217,16 @@ def read_image(reference: str, state: Path) -> Tree:
     return tree
 
 
+def with_real_names(case: Case, known: Bases) -> Case:
+    """The case with the names of this run's servers in its arguments and its context."""
+
+    def real(word: str) -> str:
+        return real_names(case, known.registry, known.web, word.encode()).decode()
+
+    main = real(case.main) if case.main else None
+    return replace(case, args=tuple(map(real, case.args)), main=main)
+
+
 def differences(tool: Tool, case: Case, known: Bases, state: Path) -> list[str]:
     """What ``tool`` does on ``case`` that the case does not expect."""
     with tempfile.TemporaryDirectory(dir=state, ignore_cleanup_errors=True) as place:
@@ -224,7 +234,7 @@ def differences(tool: Tool, case: Case, known: Bases, state: Path) -> list[str]:
         serve_pages(case, known.registry, known.web)
         context = make_context(case, known.registry, known.web, Path(place))
         reference = f"{known.registry.host}/{tool.name}/{case.name}:latest"
-        outcome = tool.build(case, context, reference)
+        outcome = tool.build(with_real_names(case, known), context, reference)
     if outcome.code != 0:
         last = next((x for x in reversed(outcome.log.splitlines()) if x.strip()), "")
         last = re.sub(
@@ -238,9 +248,15 @@ def differences(tool: Tool, case: Case, known: Bases, state: Path) -> list[str]:
     return [*wrong, *config_differences(case, inspect_config(reference))]
 
 
+def explanations(tool: str) -> str:
+    """The part of docs/compatibility.md about one tool: from its heading to the next."""
+    parts = re.split(r"^(?=##)", PAGE.read_text(), flags=re.MULTILINE)
+    return "".join(part for part in parts if part.lower().startswith(f"### {tool}"))
+
+
 def survey(tool: Tool, cases: list[Case], known: Bases, state: Path) -> int:
     """Build every case, print what differs, and count what docs/compatibility.md does not explain."""
-    page = PAGE.read_text() if PAGE.exists() else ""
+    page = explanations(tool.name)
     skipped = [case.name for case in cases if not tool.knows(case)]
     todo = [case for case in cases if tool.knows(case)]
     with ThreadPoolExecutor(2) as pool:

@@ -162,6 +162,9 @@ class _Gathering:
                 raise InputError(
                     f"the secret {name} is not given", hint=f"give it: --secret id={name},src=FILE"
                 )
+            if mount.env is not None:
+                # BuildKit sets the variable all the same (solver/llbsolver/ops/exec.go, loadSecretEnv).
+                self.ready.environment[mount.env or posixpath.basename(name)] = ""
             return
         self.ready.hidden.append(secret.data)
         if mount.env is not None:
