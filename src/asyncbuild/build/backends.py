@@ -9,6 +9,7 @@ from typing import TypeAlias
 import trio
 
 from asyncbuild.build.backend import Backend
+from asyncbuild.build.chroot_backend import ChrootBackend
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
 from asyncbuild.build.overlay_backend import OverlayBackend
@@ -32,7 +33,10 @@ def _overlay(job: Job, _place: Place, warn: Callable[[str], None]) -> Backend:
     return OverlayBackend(job.nursery, job.ledger, warn)
 
 
-MAKERS: Mapping[Isolation, Maker] = {Isolation.OVERLAY: _overlay}
+MAKERS: Mapping[Isolation, Maker] = {
+    Isolation.OVERLAY: _overlay,
+    Isolation.CHROOT: ChrootBackend,
+}
 """How each backend is made. A new one stands here, and `Isolation` and `NEEDS` know it."""
 
 

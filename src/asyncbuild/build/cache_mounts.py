@@ -61,6 +61,7 @@ async def taken_caches(
                 wish.target,
                 wish.mount.read_only,
                 _inside(wish),
+                movable=True,
             )
             for key, wish in zip(keys, wishes, strict=True)
         ]
@@ -97,6 +98,9 @@ def _content_name(seed: MountSource, contents: ContentDigests) -> str:
 
 async def _take(at: At, key: CacheKey, wish: CacheWish) -> TakenCache:
     caches, sharing = at.session.job.store.cache_mounts, wish.mount.sharing or Sharing.SHARED
+    backend = await at.session.backends.chosen()
+    if sharing is Sharing.SHARED and not backend.shares_caches:
+        sharing = Sharing.LOCKED
     fill = None if wish.seed is None else partial(_fill, wish.seed)
     pause, told, since = _FIRST_PAUSE, False, trio.current_time()
     while True:

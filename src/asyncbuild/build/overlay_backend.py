@@ -9,9 +9,8 @@ import trio
 from asyncbuild.build.backend import Ended, RunOrder
 from asyncbuild.build.futures import Ledger
 from asyncbuild.build.sandboxes import Sandboxes
-from asyncbuild.rootfs.cgroups import CannotLimit, Group, Limits
 from asyncbuild.rootfs.isolation import Isolation
-from asyncbuild.rootfs.sandbox import Helper, OnOutput, run_sandboxed
+from asyncbuild.rootfs.sandbox import OnOutput, run_sandboxed
 
 
 class OverlayBackend:
@@ -33,21 +32,13 @@ class OverlayBackend:
         helper = await self._sandboxes.take()
         if order.more:
             self._sandboxes.prepare()
-        group = self._limit(helper, order.limits)
+        group = self._sandboxes.limited(helper, order.limits, self._warn)
         try:
             code = await run_sandboxed(order.spec, on_output, helper=helper)
             return Ended(code, group is not None and group.out_of_memory())
         finally:
             if group is not None:
                 group.close()
-
-    def _limit(self, helper: Helper, limits: Limits) -> Group | None:
-        """Put limits upon a sandbox; where that is not possible, a warning says so once."""
-        try:
-            return self._sandboxes.limit(helper, limits)
-        except CannotLimit as error:
-            self._warn(f"--memory and --cpus have no effect here: {error.message}")
-            return None
 
     async def aclose(self) -> None:
         """End the sandboxes that no one used."""

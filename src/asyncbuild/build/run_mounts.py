@@ -152,7 +152,7 @@ class _Gathering:
         work = await self._work("mount", "fs")
         await source.copy_to(self._at.session.job.workers, work / "fs")
         inside = "" if source.kind is Kind.DIRECTORY else source.name
-        return runspec.BindMount(work / "fs", target, mount.read_only, inside)
+        return runspec.BindMount(work / "fs", target, mount.read_only, inside, movable=True)
 
     def _add_secret(self, mount: Mount) -> None:
         name = secret_id(mount)

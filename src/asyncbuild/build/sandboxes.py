@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 from asyncbuild.build.futures import Future, Ledger
@@ -12,8 +14,15 @@ from asyncbuild.rootfs.sandbox import Helper, start_helper
 class Sandboxes:
     """Started sandbox processes, each good for one RUN. `aclose` ends those that no one took."""
 
-    def __init__(self, nursery: trio.Nursery, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        ledger: Ledger,
+        start: Callable[[], Awaitable[Helper]] = start_helper,
+    ) -> None:
+        """``start`` starts a process of the right kind."""
         self._nursery = nursery
+        self._begin = start
         self._ledger = ledger
         self._waiting: list[Future[Helper]] = []
         self._unused: set[Helper] = set()
@@ -51,6 +60,14 @@ class Sandboxes:
             raise
         return group
 
+    def limited(self, helper: Helper, limits: Limits, warn: Callable[[str], None]) -> Group | None:
+        """As `limit`; where it is not possible ``warn`` is told so once."""
+        try:
+            return self.limit(helper, limits)
+        except CannotLimit as error:
+            warn(f"--memory and --cpus have no effect here: {error.message}")
+            return None
+
     async def aclose(self) -> None:
         """End the processes that were not taken; also while the task is being cancelled.
 
@@ -61,6 +78,6 @@ class Sandboxes:
         self._unused.clear()
 
     async def _start(self) -> Helper:
-        helper = await start_helper()
+        helper = await self._begin()
         self._unused.add(helper)
         return helper

@@ -9,7 +9,7 @@ from typing import Final
 from asyncbuild.errors import InputError, LayerError, StoreError
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, InlineSource, Kind
 from asyncbuild.layers.facts import UnpackedFacts
-from asyncbuild.layers.pack import open_source
+from asyncbuild.layers.opening import open_source
 from asyncbuild.layers.tree import LayerTree
 
 _SMALL: Final = 64 << 10
@@ -52,7 +52,7 @@ def _write_file(entry: Entry, tree: LayerTree) -> None:
     try:
         source = entry.source
         if isinstance(source, FileSource):
-            _copy(source.path, descriptor, entry.size)
+            copy_file(source.path, descriptor, entry.size)
         elif isinstance(source, InlineSource):
             view = memoryview(source.data)
             while view:
@@ -64,7 +64,11 @@ def _write_file(entry: Entry, tree: LayerTree) -> None:
         os.close(descriptor)
 
 
-def _copy(path: str, target: int, size: int) -> None:
+def copy_file(path: str, target: int, size: int) -> None:
+    """Copy the ``size`` bytes of the file ``path`` to ``target``, a descriptor; shares blocks if possible.
+
+    `InputError` if the file has another size by now.
+    """
     source = open_source(path)
     try:
         count = _copy_small(source, target) if size < _SMALL else _copy_large(source, target)

@@ -30,12 +30,12 @@ from asyncbuild.layers.compression import (
     make_compressor,
 )
 from asyncbuild.layers.header import BLOCK, encode_header, padding
+from asyncbuild.layers.opening import open_source
 
 WHITEOUT_PREFIX: Final = ".wh."
 OPAQUE_MARKER: Final = ".wh..wh..opq"
 _SLACK: Final = 64 << 10
 _END: Final = bytes(2 * BLOCK)
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NOTHING: Final = memoryview(b"")
 
@@ -248,20 +248,6 @@ class TarWriter:
             self._digest_hash.update(data)
             self._sink.write(data)
             self.compressed_size += len(data)
-
-
-def open_source(path: str) -> int:
-    """A descriptor to read the file ``path``, which is not followed; `InputError` if it cannot be.
-
-    A context is not to be changed, not even in its access times, where we may say so.
-    """
-    try:
-        try:
-            return os.open(path, _OPEN | os.O_NOATIME)
-        except PermissionError:
-            return os.open(path, _OPEN)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
 class BlobFile:

@@ -51,6 +51,7 @@ class Orders:
     """What to run and where, as it travels to the helper; `asyncbuild.rootfs.runspec.RunSpec` is the
     face of this. ``files`` are (path in /dev, mode, bytes), ``mounts`` the fields of each `MountOrder`,
     ``limits`` (resource, soft, hard) of setrlimit, ``filter`` a program for seccomp (empty: none).
+    ``tree`` and what follows are for `asyncbuild.rootfs.chroot` alone.
     """
 
     argv: list[bytes]
@@ -72,6 +73,11 @@ class Orders:
     filter: bytes
     shm_size: int
     limits: list[tuple[int, int, int]]
+    no_new_privileges: bool = False
+    tree: bytes = b""
+    increments: list[bytes] = []  # noqa: RUF012 - a default, never changed
+    fresh: bool = False
+    keep: bool = False
 
     def encode(self) -> bytes:
         """The message that carries these orders."""
@@ -113,16 +119,16 @@ def main() -> None:
     if orders is not None:
         try:
             verdict = _supervise(_start_init(orders, control), control)
-        except _StepFailed as failure:
+        except StepFailed as failure:
             verdict = failure.verdict
-        _tell(control, verdict)
+        tell(control, verdict)
     os._exit(0)  # taking the interpreter down in order would cost milliseconds
 
 
 def _start_init(orders: Orders, control: int) -> int:
     """Fork the init; the helper keeps no end of the command's output."""
     helper_lives, helper_end = os.pipe()
-    with _Step("making a pid namespace"):
+    with Step("making a pid namespace"):
         syscalls.unshare(syscalls.CLONE_NEWPID)
         init = os.fork()
     if init == 0:
@@ -150,20 +156,21 @@ def _supervise(init: int, control: int) -> Verdict:
     return ("ended", code)
 
 
-def _tell(control: int, verdict: Verdict) -> None:
+def tell(control: int, verdict: Verdict) -> None:
+    """Send the verdict; it is the last message."""
     try:  # noqa: SIM105 - contextlib takes too long to import
         os.write(control, _framed(marshal.dumps(verdict)))
     except OSError:
         pass  # the builder is gone: nobody wants to know
 
 
-def _about(error: OSError) -> str:
+def about(error: OSError) -> str:
     """What the system's answer is about, if it is a name that a person can know."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
     return "" if name.startswith("/proc/self/") else name
 
 
-class _StepFailed(Exception):
+class StepFailed(Exception):
     """A step of making the sandbox failed; it has a name and the system's answer."""
 
     def __init__(self, step: str, error: OSError) -> None:
@@ -173,7 +180,7 @@ class _StepFailed(Exception):
         self.verdict: Verdict = ("failed", step, error.errno or 0, name)
 
 
-class _Step:
+class Step:
     """Names what is being done, for the error if it fails."""
 
     def __init__(self, name: str) -> None:
@@ -184,7 +191,7 @@ class _Step:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, OSError):
-            raise _StepFailed(self._name, error) from error
+            raise StepFailed(self._name, error) from error
 
 
 def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
@@ -198,18 +205,18 @@ def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
         syscalls.hide_from_ptrace()
         command = os.fork()
         if command == 0:
-            _become_command(orders)
+            become_command(orders)
         os.dup2(0, 1)
         os.dup2(0, 2)
         code = _reap(command)
-    except _StepFailed as failure:
-        _tell(control, failure.verdict)
+    except StepFailed as failure:
+        tell(control, failure.verdict)
     except MountFailed as failure:
         number, target = failure.error.errno or 0, os.fsdecode(failure.target)
         kind = "unmapped" if failure.mapping else "refused"
-        _tell(control, (kind, target, number, _about(failure.error)))
+        tell(control, (kind, target, number, about(failure.error)))
     except BaseException as error:  # noqa: BLE001 - the builder shows it; there is no one else
-        _tell(control, ("failed", "making the sandbox", 0, repr(error)))
+        tell(control, ("failed", "making the sandbox", 0, repr(error)))
     finally:
         os._exit(code)
 
@@ -231,32 +238,32 @@ def _reap(command: int) -> int:
 
 def _make_sandbox(orders: Orders) -> None:
     os.umask(0)
-    with _Step("making mount, ipc and uts namespaces"):
+    with Step("making mount, ipc and uts namespaces"):
         flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
         syscalls.unshare(flags)
         syscalls.mount(b"", b"/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
         syscalls.set_hostname(orders.hostname)
     if not orders.network:
-        with _Step("making a network namespace"):
+        with Step("making a network namespace"):
             syscalls.unshare(syscalls.CLONE_NEWNET)
             syscalls.raise_loopback()
-    with _Step("mounting the root"):
+    with Step("mounting the root"):
         overlay.open_stage(orders.work)
         root = overlay.Overlay(orders.lower_directories, orders.upper, orders.work)
     mounts = Mounts([MountOrder(fields) for fields in orders.mounts], devices=orders.privileged)
-    with _Step("mounting the root"):
+    with Step("mounting the root"):
         files = _place(orders, root)
         mounts.place(root)
         root.mount(0 if orders.privileged else syscalls.MS_NODEV)
-    with _Step("mounting /proc, /sys and /dev"):
+    with Step("mounting /proc, /sys and /dev"):
         _furnish(orders)
-    with _Step("showing files"):
+    with Step("showing files"):
         for path, mode, data in orders.files:
             furniture.write_file(path, mode, data)
         for name, data, path in files:
             furniture.show_file(name, data, path)
     mounts.attach()
-    with _Step("entering the root"):
+    with Step("entering the root"):
         _enter_root()
 
 
@@ -291,25 +298,27 @@ def _enter_root() -> None:
     os.chdir("/")
 
 
-def _become_command(orders: Orders) -> None:
+def become_command(orders: Orders) -> None:
     """In the child: the command's session, streams, directory and credentials, then exec."""
     os.setsid()
-    with _Step("entering the working directory"):
+    with Step("entering the working directory"):
         _enter_directory(orders)
-    with _Step("opening /dev/null"):
+    with Step("opening /dev/null"):
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         for stream in (1, 2):  # or a user could not open /dev/stdout (as runc does)
             os.fchown(stream, orders.uid, -1)
-    with _Step("setting resource limits"):
+    with Step("setting resource limits"):
         for resource, soft, hard in orders.limits:
             syscalls.set_limit(resource, soft, hard)
-    with _Step("setting user, groups and capabilities"):
+    with Step("setting user, groups and capabilities"):
         if orders.privileged:
             syscalls.keep_all_capabilities()
         else:
-            syscalls.limit_capabilities(DEFAULT_CAPABILITIES)
+            _limit_capabilities()
         os.setgroups(orders.groups)
         os.setresgid(orders.gid, orders.gid, orders.gid)
+        if orders.no_new_privileges:
+            syscalls.forbid_new_privileges()
         if orders.filter:
             syscalls.filter_system_calls(orders.filter)
         os.setresuid(orders.uid, orders.uid, orders.uid)
@@ -318,6 +327,14 @@ def _become_command(orders: Orders) -> None:
     os.umask(0o022)
     syscalls.default_signals()
     _exec(orders)
+
+
+def _limit_capabilities() -> None:
+    try:
+        syscalls.limit_capabilities(DEFAULT_CAPABILITIES)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise  # without CAP_SETPCAP nothing can be dropped: the place has done so itself
 
 
 def _enter_directory(orders: Orders) -> None:

@@ -27,9 +27,9 @@ from asyncbuild.rootfs.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 class MountOrder:
     """One mount as it travels; the classes of `asyncbuild.rootfs.runspec` are the faces of these.
 
-    ``kind`` is ``bind`` (source, inside, read_only, owner), ``tree`` (lowers, inside, writes), ``tmpfs``
-    (size, read_only), ``secret`` (data, mode, uid, gid) or ``device`` (mode with its type, number,
-    uid, gid).
+    ``kind`` is ``bind`` (source, inside, read_only, owner, movable), ``tree`` (lowers, inside, writes),
+    ``tmpfs`` (size, read_only), ``secret`` (data, mode, uid, gid) or ``device`` (mode with its type,
+    number, uid, gid).
     """
 
     kind: str
@@ -46,6 +46,7 @@ class MountOrder:
     gid = 0
     number = 0
     owner: tuple[int, int] | None = None
+    movable = False
 
     def __init__(self, fields: dict[str, object]) -> None:
         self.__dict__.update(fields)

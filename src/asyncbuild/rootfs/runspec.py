@@ -42,7 +42,8 @@ class BindMount:
 
     ``inside`` is a path below ``source``, found as a process would whose root is ``source``: what
     someone else filled (a cache) cannot lead out of it. ``read_as``: show everything in it that belongs
-    to this (uid, gid) as root's, by an idmapped mount.
+    to this (uid, gid) as root's, by an idmapped mount. ``movable``: it is the builder's alone for the
+    time of the RUN, and may be moved to its place and back where nothing can be mounted.
     """
 
     source: Path
@@ -50,6 +51,7 @@ class BindMount:
     read_only: bool = False
     inside: str = ""
     read_as_root: tuple[int, int] | None = None
+    movable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class RunSpec:
     full of rubbish: remove it. ``extra_hosts`` are (name, address). ``resolv_conf`` is this machine's
     if None. Of several ``mounts`` with one target the last counts; no mount point is ever in ``upper``.
     ``privileged``: every capability and device, a writable /sys, nothing masked, no filter of system
-    calls.
+    calls. ``no_new_privileges``: set-user-id programs give nobody more rights.
     """
 
     argv: tuple[str, ...]
@@ -151,6 +153,7 @@ class RunSpec:
     privileged: bool = False
     shm_size: int = DEFAULT_SHM_SIZE
     ulimits: tuple[Ulimit, ...] = ()
+    no_new_privileges: bool = False
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:

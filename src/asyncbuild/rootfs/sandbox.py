@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -48,8 +49,8 @@ import sys
 package = type(sys)("asyncbuild")
 package.__path__ = [sys.argv[1]]
 sys.modules["asyncbuild"] = package
-from asyncbuild.rootfs.init import main
-main()
+import importlib
+importlib.import_module(sys.argv[2]).main()
 """
 """Loads the init without the package's public face, which imports what a RUN has no use for."""
 
@@ -73,14 +74,17 @@ class Helper:
         """The process that everything of the RUN descends from."""
         return self._process.pid
 
-    async def run(self, spec: RunSpec, on_output: OnOutput) -> int:
-        """As `run_sandboxed`, but does not close the helper."""
+    async def run(self, spec: RunSpec, on_output: OnOutput, place: PlainPlace | None = None) -> int:
+        """As `run_sandboxed`, but does not close the helper. ``place`` is where a chroot happens."""
+        orders = _orders(spec)
+        if place is not None:
+            orders.__dict__.update(place.order())
         verdict = b""
 
         async def converse() -> None:
             nonlocal verdict
             try:
-                await self._control.send_all(_orders(spec).encode())
+                await self._control.send_all(orders.encode())
                 async for chunk in self._control:
                     verdict += chunk
             except trio.BrokenResourceError:
@@ -111,12 +115,41 @@ class Helper:
                     await stream.aclose()
 
 
-async def start_helper() -> Helper:
+@dataclass(frozen=True, slots=True)
+class PlainPlace:
+    """Where a RUN without mounts happens: ``tree`` shows the layers, once ``increments`` (directories in
+    overlayfs's format, bottom first) are applied to it.
+
+    ``fresh``: the tree is empty, and is made of all the layers. ``keep``: it is used again afterwards.
+    """
+
+    tree: Path
+    increments: tuple[Path, ...]
+    fresh: bool
+    keep: bool
+
+    def order(self) -> dict[str, object]:
+        """The fields of `init.Orders`."""
+        return {
+            "tree": os.fsencode(self.tree),
+            "increments": [os.fsencode(path) for path in self.increments],
+            "fresh": self.fresh,
+            "keep": self.keep,
+        }
+
+
+async def start_chroot_helper() -> Helper:
+    """As `start_helper`, for a RUN that needs no mounts (`asyncbuild.rootfs.chroot`)."""
+    return await start_helper("asyncbuild.rootfs.chroot")
+
+
+async def start_helper(program: str = "asyncbuild.rootfs.init") -> Helper:
     """Start a sandbox process before what it is to run is known: that is half the cost of a RUN."""
     ours, theirs = socket.socketpair()
     with theirs:
         package = str(Path(init.__file__).parent.parent)
-        command = [sys.executable, "-I", "-S", "-c", _BOOT, package, str(theirs.fileno())]
+        options = ("-I", "-S", "-X", "utf8")
+        command = [sys.executable, *options, "-c", _BOOT, package, program, str(theirs.fileno())]
         try:
             process = await trio.lowlevel.open_process(
                 command,
@@ -181,12 +214,13 @@ def _judge(raw: bytes) -> int:
     if kind == "refused":
         hint = _WHY_NO_MOUNT.get(number)
         raise DockerfileError(f"--mount: nothing can be shown at {step}: {reason}", hint=hint)
-    hint = "RUN needs root with CAP_SYS_ADMIN" if number in _NOT_PERMITTED else None
+    hint = _HOW if number in _NOT_PERMITTED else None
     if "limits" in step:
         hint = "limits above the builder's own need CAP_SYS_RESOURCE"
     raise IsolationError(f"RUN's sandbox: {step} failed: {reason}", hint=hint)
 
 
+_HOW = "asyncbuild doctor says what this place permits, and what would help"
 _NOT_PERMITTED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 _WHY_NO_MOUNT = {
     errno.EROFS: "its mount point is missing in another mount, which is read-only: give that one rw",
@@ -215,6 +249,7 @@ def _orders(spec: RunSpec) -> init.Orders:
     ]
     orders.privileged, orders.shm_size = spec.privileged, spec.shm_size
     orders.filter = b"" if spec.privileged else system_call_filter()
+    orders.no_new_privileges = spec.no_new_privileges
     orders.limits = [(LIMITS[item.name], item.soft, item.hard) for item in spec.ulimits]
     return orders
 
@@ -222,13 +257,14 @@ def _orders(spec: RunSpec) -> init.Orders:
 def _mount_order(mount: Mount) -> dict[str, object]:
     """The fields of the `init.MountOrder`, but for its target."""
     match mount:
-        case BindMount(source, _, read_only, inside, owner):
+        case BindMount(source, _, read_only, inside, owner, movable):
             return {
                 "kind": "bind",
                 "source": os.fsencode(source),
                 "read_only": read_only,
                 "inside": os.fsencode(inside),
                 "owner": owner,
+                "movable": movable,
             }
         case TreeMount(lowers, _, inside, writes):
             return {

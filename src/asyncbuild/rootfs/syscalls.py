@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -41,6 +42,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -60,6 +63,7 @@ _CAPABILITIES = 64
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_statx = getattr(_libc, "statx", None)
 
 
 def _checked(result: int, what: str | bytes) -> int:
@@ -147,6 +151,28 @@ def open_in_root(root: int, path: bytes, flags: int) -> int:
 def die_with_parent() -> None:
     """Be killed when the thread that forked this process ends. Its parent must not be threaded."""
     _prctl(_PR_SET_PDEATHSIG, SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_new_privileges() -> None:
+    """No exec from here on gives more rights: neither set-user-id bits nor file capabilities do."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def birth_ns(path: str) -> int:
+    """When the inode at ``path`` (not followed) was made, in ns; 0 where the file system does not know."""
+    found = ctypes.create_string_buffer(256)
+    at, flags, mask = ctypes.c_int(_AT_FDCWD), ctypes.c_int(0x100), ctypes.c_uint(0x800)
+    if _statx is None or _statx(at, os.fsencode(path), flags, mask, found) < 0:
+        return 0
+    if not int.from_bytes(found.raw[0:4], sys.byteorder) & 0x800:  # STATX_BTIME
+        return 0
+    seconds = int.from_bytes(found.raw[80:88], sys.byteorder, signed=True)
+    return seconds * 10**9 + int.from_bytes(found.raw[88:92], sys.byteorder)
 
 
 def hide_from_ptrace() -> None:

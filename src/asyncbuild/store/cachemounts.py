@@ -116,6 +116,7 @@ class CacheMounts:
         for number in numbers:
             taken = _take(place / str(number), operation, new=False)
             if taken is not None:
+                self._restore(taken.path, key)
                 return taken
         if sharing == "locked" and numbers:
             return None
@@ -159,16 +160,24 @@ class CacheMounts:
         made = self._fresh()
         made.mkdir(mode=0o700)
         tree = made / _TREE
-        tree.mkdir(mode=0o755)
-        uid, gid, mode = key.owner or (0, 0, 0o755)
-        if key.owner is not None:
-            os.chown(tree, uid, gid)
-        tree.chmod(mode)
+        self._restore(tree, key)
         if fill is not None:
             fill(tree)
         (made / _ABOUT).write_text(json.dumps({"id": key.id, "seed": key.seed}))
         (made / _LOCK).touch(mode=0o600)
         return made
+
+    def _restore(self, tree: Path, key: CacheKey) -> None:
+        """Make the directory, empty, if it is missing: it is new, or was lost with a killed RUN that had
+        moved it to its place.
+        """
+        if tree.exists():
+            return
+        tree.mkdir(mode=0o755)
+        uid, gid, mode = key.owner or (0, 0, 0o755)
+        if key.owner is not None:
+            os.chown(tree, uid, gid)
+        tree.chmod(mode)
 
 
 @contextmanager
