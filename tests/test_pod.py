@@ -123,3 +123,46 @@ def test_the_executor(pod: Pod, busybox_base: str, shm_path: Path) -> None:
     assert done.returncode == 0, told(done)
     index = json.loads((shm_path / "out/layout/index.json").read_text())
     assert index["manifests"][0]["digest"] == (shm_path / "out/digest").read_text().strip()
+
+
+ALONE = """\
+import os
+from pathlib import Path
+from asyncbuild.rootfs.ownroot import empty
+before = set(os.listdir("/"))
+empty(["/refuge", "/workspace"])
+assert not {"usr", "bin", "lib", "lib64", "opt", "kaniko"} & set(os.listdir("/")), os.listdir("/")
+assert Path("/etc/hosts").exists() and os.listdir("/etc"), "what is mounted stays"
+from asyncbuild.cli import main
+sys.exit(main())
+"""
+ENTER = f"""\
+import sys
+from pathlib import Path
+from asyncbuild.rootfs.ownroot import Surroundings, check_expendable
+from asyncbuild.rootfs.refuge import make_refuge
+check_expendable(Surroundings.look())
+make_refuge(Path("/refuge")).enter({ALONE!r})
+"""
+
+
+def test_the_program_outlives_its_root(
+    pod: Pod, registry: DockerRegistry, busybox_base: str, shm_path: Path
+) -> None:
+    """From its refuge it builds when every other file of the container is gone: loader, libraries, modules;
+    hosts are looked up, workers are started.
+    """
+    where = context(
+        shm_path / "workspace",
+        DOCKERFILE.format(base=busybox_base),
+        {"file": "1", "link/target": "2"},
+    )
+    name = f"localhost:{registry.host.rpartition(':')[2]}/pod/alone:1"
+    words = ["build", "-t", name, "--progress", "quiet"]
+    outside = asyncbuild_here(
+        *words, "--store", shm_path / "store", where, env=environment(**EPOCH)
+    )
+    python = "/opt/asyncbuild/bin/python"
+    inside = pod.run(python, "-c", ENTER, *words, "/workspace/context", env=EPOCH)
+    assert inside.returncode == 0, told(inside)
+    assert inside.stdout == outside.stdout

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -34,6 +33,7 @@ from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.pack import PackedLayer
 from asyncbuild.layers.unpack import Unpacked, UnpackJob
+from asyncbuild.rootfs.interpreter import python
 
 R = TypeVar("R", bound=worker.Result)
 
@@ -335,7 +335,7 @@ def _command() -> tuple[str, ...]:
     package = _origin("asyncbuild")
     libraries = dict.fromkeys(str(_origin(name).parent) for name in ("isal", "zstandard"))
     isolated = ("-I", "-S", "-X", "utf8")
-    return (sys.executable, *isolated, "-c", worker.BOOT, str(package), *libraries)
+    return (*python(), *isolated, "-c", worker.BOOT, str(package), *libraries)
 
 
 def _origin(name: str) -> Path:

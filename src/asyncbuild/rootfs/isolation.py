@@ -10,7 +10,6 @@ from __future__ import annotations
 import marshal
 import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs import probing
+from asyncbuild.rootfs.interpreter import python
 from asyncbuild.rootfs.subordinates import Subordinates, find_subordinates
 
 
@@ -192,7 +192,7 @@ def probe(directory: Path, only: Iterable[Ability] = ()) -> Place:
 def _attempts(directory: Path, tried: tuple[Ability, ...]) -> dict[Ability, str | None]:
     """What refused each of the attempts; None for those that worked."""
     package = str(Path(probing.__file__).parent.parent)
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, package, str(directory), *tried]
+    command = [*python(), "-I", "-S", "-c", _BOOT, package, str(directory), *tried]
     try:
         done = subprocess.run(
             command,

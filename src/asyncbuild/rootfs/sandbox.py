@@ -14,7 +14,6 @@ import posixpath
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import trio
 
 from asyncbuild.errors import DockerfileError, IsolationError
 from asyncbuild.rootfs import init
+from asyncbuild.rootfs.interpreter import python
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
 from asyncbuild.rootfs.runspec import (
     LIMITS,
@@ -149,7 +149,7 @@ async def start_helper(program: str = "asyncbuild.rootfs.init") -> Helper:
     with theirs:
         package = str(Path(init.__file__).parent.parent)
         options = ("-I", "-S", "-X", "utf8")
-        command = [sys.executable, *options, "-c", _BOOT, package, program, str(theirs.fileno())]
+        command = [*python(), *options, "-c", _BOOT, package, program, str(theirs.fileno())]
         try:
             process = await trio.lowlevel.open_process(
                 command,
