@@ -254,7 +254,9 @@ async def _run(session: Session) -> BuildResult:
                 nursery.start_soon(finish, image.config, upload, image.manifest)
         await _write_outputs(session, state, image)
         await session.listings.settle()
-        await session.cache.finish(session.request.cache_patience)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.cache.finish, session.request.cache_patience)
+            nursery.start_soon(session.kept_mounts.finish, session.request.cache_patience)
         await keep_unpushed(session, state, image)
     finally:
         await _abandon_uploads(session)

@@ -12,6 +12,7 @@ from typing import cast
 
 import trio
 
+from asyncbuild.build.kept_mounts import pour
 from asyncbuild.build.mount_keys import cache_id
 from asyncbuild.build.mount_sources import MountSource
 from asyncbuild.build.step import At
@@ -50,11 +51,16 @@ async def taken_caches(
     namespace = at.session.request.build_args.get(NAMESPACE, "")
     keys = [await _key(at, wish, namespace) for wish in wishes]
     first = dict(reversed(list(zip(keys, wishes, strict=True))))
+    kept = at.session.kept_mounts
+    async with trio.open_nursery() as nursery:
+        for key, wish in first.items():
+            nursery.start_soon(kept.restored, key, cache_id(wish.mount))
     with ExitStack() as stack:
         taken: dict[CacheKey, TakenCache] = {}
         for key in sorted(first, key=lambda key: key.name):
             taken[key] = await _take(at, key, first[key])
             stack.callback(taken[key].give_back)
+            kept.used(key, cache_id(first[key].mount), taken[key].path)
         yield [
             runspec.BindMount(
                 taken[key].path,
@@ -102,6 +108,9 @@ async def _take(at: At, key: CacheKey, wish: CacheWish) -> TakenCache:
     if sharing is Sharing.SHARED and not backend.shares_caches:
         sharing = Sharing.LOCKED
     fill = None if wish.seed is None else partial(_fill, wish.seed)
+    restored = await at.session.kept_mounts.restored(key, cache_id(wish.mount))
+    if restored is not None:
+        fill = partial(pour, restored)
     pause, told, since = _FIRST_PAUSE, False, trio.current_time()
     while True:
         taken = await trio.to_thread.run_sync(caches.take_nowait, key, sharing.value, fill)

@@ -40,6 +40,26 @@ class CachePlace:
 
 
 @dataclass(frozen=True, slots=True)
+class MountPlace:
+    """A repository that keeps contents of cache mounts: of those with ``ids``, or of all if there are none.
+    The tag of ``reference`` is put before their tags. ``most`` is the largest content in bytes.
+    """
+
+    reference: Reference
+    ids: frozenset[str] = frozenset()
+    most: int = 5_000_000_000
+
+    def keeps(self, name: str) -> bool:
+        """Whether the cache with this id is kept here."""
+        return not self.ids or name in self.ids
+
+    def tag(self, key: str) -> str:
+        """The tag of the cache whose key is ``key`` (64 hexadecimal digits)."""
+        prefix = f"{self.reference.tag[:60]}-" if self.reference.tag else ""
+        return f"{prefix}m-{key}"
+
+
+@dataclass(frozen=True, slots=True)
 class BuildRequest:
     """One build.
 
@@ -53,6 +73,7 @@ class BuildRequest:
     ``created_is_fixed`` (SOURCE_DATE_EPOCH): the image is of that time, even if all of it was cached.
     ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
     ``cache_dir`` has base images that `asyncbuild.build.warming` put there; it is only read.
+    ``cache_mounts_from`` and ``cache_mounts_to`` keep what RUN --mount=type=cache has, between machines.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
     that does not let a tag be moved is no failure. ``squash``: one layer of all steps. ``ignored_paths``
     are in no layer, and with ``clamp_times`` nothing in one is younger than ``created``.
@@ -93,6 +114,8 @@ class BuildRequest:
     cache_ttl: float = TWO_WEEKS
     cache_patience: float = 60.0
     cache_dir: Path | None = None
+    cache_mounts_from: tuple[MountPlace, ...] = ()
+    cache_mounts_to: tuple[MountPlace, ...] = ()
     workers: int | None = None
 
     @property

@@ -22,6 +22,7 @@ from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
+from asyncbuild.build.kept_mounts import KeptMounts
 from asyncbuild.build.layers import BaseLayer, ImageLayer
 from asyncbuild.build.listings import BaseListings
 from asyncbuild.build.outline import OutlinedStep, StageOutline
@@ -87,6 +88,7 @@ class Session:
             job.nursery, "context", self._open_context
         )
         self.remotes = Remotes(job, fetch_tools(job, request))
+        self.kept_mounts = KeptMounts(job, request.cache_mounts_from, request.cache_mounts_to)
         self.contents = ContentDigests(job.store.root / "contents")
         self.backends = Backends(job, request.run.isolation)
         job.closing.push_async_callback(self.backends.aclose)

@@ -16,7 +16,7 @@ import trio
 from asyncbuild.build.builder import build_image
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.request import BuildRequest, BuildResult
-from asyncbuild.cli.cache_options import read_cache_options
+from asyncbuild.cli.cache_options import read_cache_options, read_mount_places
 from asyncbuild.cli.inputs import check_places, pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
 from asyncbuild.cli.limits import read_limits
@@ -115,6 +115,8 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         cache_from=cache.sources,
         cache_to=cache.targets,
         cache_ttl=cache.ttl,
+        cache_mounts_from=read_mount_places("--cache-mount-from", options.cache_mount_from),
+        cache_mounts_to=read_mount_places("--cache-mount-to", options.cache_mount_to),
         cache_dir=Path(options.cache_dir) if options.cache_dir else None,
         context=inputs.context,
         context_is_remote=inputs.context_is_remote,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
-from asyncbuild.output.attributes import parse_attributes
+from asyncbuild.output.attributes import parse_attributes, split_fields
 
 if TYPE_CHECKING:  # what a build imports takes long, and --help does not need it
-    from asyncbuild.build.request import CachePlace
+    from asyncbuild.build.request import CachePlace, MountPlace
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BRANCHES = ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_SLUG")
@@ -30,6 +30,8 @@ def add_cache_options(group: argparse._ArgumentGroup) -> None:
     add("--cache-to", action="append", default=[], metavar="SPEC", help="as above, mode=min|max")
     add("--cache-repo", metavar="REPO", help="read and write this registry cache (mode=max)")
     add("--cache-dir", metavar="DIR", help=argparse.SUPPRESS)
+    for name in ("--cache-mount-from", "--cache-mount-to"):
+        add(name, action="append", default=[], metavar="SPEC", help=argparse.SUPPRESS)
     add("--cache-ttl", default="", metavar="TIME", help="how old a result may be (default: 14d)")
     add("--no-cache", action="store_true", help="execute every step anew")
     add(
@@ -63,6 +65,34 @@ def read_cache_options(options: argparse.Namespace, environ: Mapping[str, str]) 
     return CacheOptions(
         not options.no_cache, frozenset(stages), tuple(sources), tuple(targets), ttl
     )
+
+
+def read_mount_places(option: str, texts: Iterable[str]) -> tuple[MountPlace, ...]:
+    """``type=registry,ref=REPOSITORY[:TAG][,id=ID]…[,max-size=SIZE]``, or just the repository.
+
+    Raises `UsageError`.
+    """
+    return tuple(_mount_place(option, text) for text in texts)
+
+
+def _mount_place(option: str, text: str) -> MountPlace:
+    from asyncbuild.build.request import MountPlace  # noqa: PLC0415
+    from asyncbuild.cli.upkeep import parse_size  # noqa: PLC0415
+
+    fields = split_fields(text) if "=" in text else [f"ref={text}"]
+    ids = frozenset(field[3:] for field in fields if field.startswith("id="))
+    others = [field for field in fields if not field.startswith("id=")]
+    values = dict(pair for field in others for pair in parse_attributes(field))
+    kind = values.pop("type", "registry")
+    if kind != "registry":
+        raise UsageError(f"{option}: type={kind} is not supported", hint="use type=registry")
+    reference, size = values.pop("ref", ""), values.pop("max-size", "")
+    _refuse_rest(option, values)
+    try:
+        place = MountPlace(Reference.parse_repository(reference), ids)
+    except InvalidReference as error:
+        raise UsageError(f"{option}: {error}") from None
+    return replace(place, most=parse_size(size)) if size else place
 
 
 def duration(text: str) -> float:

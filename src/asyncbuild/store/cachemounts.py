@@ -128,6 +128,18 @@ class CacheMounts:
         taken.path = place / str(number) / _TREE
         return taken
 
+    def exists(self, key: CacheKey) -> bool:
+        """Whether there is an instance, in use or not."""
+        try:
+            return any(name.isdecimal() for name in os.listdir(self._directory / key.name))
+        except FileNotFoundError:
+            return False
+
+    def look_nowait(self, path: Path) -> TakenCache | None:
+        """The instance whose ``path`` was mounted, to be read; None while somebody has it for himself."""
+        with explained(self._root):
+            return _take(path.parent, fcntl.LOCK_SH, new=False)
+
     def instances(self) -> Iterator[CacheInstance]:
         """Every instance, sorted by path."""
         with explained(self._root):
