@@ -37,6 +37,11 @@ example:
   asyncbuild prune --older-than 14d --keep 20GB
   asyncbuild prune --all
 """
+_DOCTOR_EXAMPLE = """\
+example:
+  asyncbuild doctor
+  asyncbuild doctor --format json
+"""
 _PIN_EXAMPLE = """\
 example:
   asyncbuild pin
@@ -58,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     _check(commands)
     _pin(commands)
     _upkeep(commands)
+    _doctor(commands)
     add_image_commands(commands)
     commands.add_parser(  # it reads its own flags, by other rules than ours
         "kaniko",
@@ -194,6 +200,19 @@ def _upkeep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add("--older-than", metavar="TIME", help="remove what came before that: 14d, 336h")
     add("--keep", metavar="SIZE", help="remove the oldest until this is left: 20GB")
     add("--all", action="store_true", help="remove everything")
+
+
+def _doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = add_command(
+        commands,
+        "doctor",
+        "say how RUN can be executed here",
+        "Try what this place permits; say how a build would execute RUN, and what would help.",
+        _DOCTOR_EXAMPLE,
+    )
+    add = doctor.add_argument
+    add("--format", choices=("text", "json"), default="text", help="of the report")
+    add("--store", metavar="DIR", help="the store (default: as for build)")
 
 
 def _dockerfile_arguments(command: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 BROKEN = 70  # sysexits' EX_SOFTWARE: a fault of ours
 
-_IMAGE_COMMANDS = {
+_OTHER_COMMANDS = {
     "push": "asyncbuild.cli.push",
     "copy": "asyncbuild.cli.copy",
     "inspect": "asyncbuild.cli.inspect",
@@ -23,6 +23,7 @@ _IMAGE_COMMANDS = {
     "login": "asyncbuild.cli.login",
     "logout": "asyncbuild.cli.login",
     "warm": "asyncbuild.cli.warm",
+    "doctor": "asyncbuild.cli.doctor",
 }
 
 
@@ -66,8 +67,8 @@ def _command(name: str) -> Callable[..., int]:
         from asyncbuild.cli import upkeep  # noqa: PLC0415
 
         return upkeep.du if name == "du" else upkeep.prune
-    if name in _IMAGE_COMMANDS:
-        command: Callable[..., int] = getattr(import_module(_IMAGE_COMMANDS[name]), name)
+    if name in _OTHER_COMMANDS:
+        command: Callable[..., int] = getattr(import_module(_OTHER_COMMANDS[name]), name)
         return command
     from asyncbuild.cli.build import build  # noqa: PLC0415
 

@@ -58,7 +58,7 @@ NEEDS: Mapping[Isolation, tuple[Ability, ...]] = {
 }
 """What each way cannot do without."""
 
-_BETTER: Mapping[Ability, str] = {
+BETTER: Mapping[Ability, str] = {
     Ability.OVERLAY: "CAP_SYS_ADMIN, and a store on a file system that overlayfs can write to (no overlay)",
     Ability.PID_NAMESPACE: "CAP_SYS_ADMIN",
     Ability.USER_NAMESPACE: "a kernel, a seccomp profile and an AppArmor profile that let this user unshare"
@@ -154,7 +154,7 @@ def choose(
 
 def advice(missing: Iterable[Ability]) -> str:
     """What the place would have to give."""
-    wanted = dict.fromkeys(_BETTER[need] for need in missing if need in _BETTER)
+    wanted = dict.fromkeys(BETTER[need] for need in missing if need in BETTER)
     return f"it needs {' and '.join(wanted)}; see asyncbuild doctor"
 
 

@@ -1,0 +1,118 @@
+"""``asyncbuild doctor``: what this place permits, how a build would execute RUN, what would help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from asyncbuild.build.backends import MAKERS
+from asyncbuild.cli.places import store_directory
+from asyncbuild.errors import IsolationError
+from asyncbuild.rootfs.cgroups import CannotLimit, Group, Limits
+from asyncbuild.rootfs.isolation import (
+    BETTER,
+    Ability,
+    Isolation,
+    Place,
+    choose,
+    probe,
+)
+from asyncbuild.store.store import Store
+
+_WAYS = tuple(item for item in Isolation if item not in (Isolation.AUTO, Isolation.NONE))
+_SECCOMP = {0: "none", 1: "strict", 2: "filtered"}
+_A_LIMIT = Limits(memory=1 << 30)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Try, and print it; 0 if RUN can be executed, else 77."""
+    with Store.open(store_directory(options.store, os.environ)) as store:
+        work = store.new_work("probe", "try")
+        try:
+            place = probe(work / "try")
+        finally:
+            store.discard(work)
+    found = findings(place, _limits())
+    if options.format == "json":
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in _text(found))
+    return 0 if found["auto"] != Isolation.NONE else IsolationError.exit_code
+
+
+def findings(place: Place, limits: str | None) -> dict[str, Any]:
+    """Everything that was found, as JSON has it. ``limits`` is why no control group can be made."""
+    known = (*MAKERS, Isolation.NONE)
+    auto = choose(place, Isolation.AUTO, known)
+    return {
+        "auto": str(auto),
+        "uid": place.uid,
+        "capabilities": f"{place.capabilities:016x}",
+        "sys_admin": place.has_sys_admin,
+        "seccomp": _SECCOMP.get(place.seccomp, str(place.seccomp)),
+        "no_new_privileges": place.no_new_privileges,
+        "container": place.container,
+        "sysctls": dict(place.sysctls),
+        "subordinate_ids": {
+            "users": sum(item.count for item in place.subordinates.users),
+            "groups": sum(item.count for item in place.subordinates.groups),
+            "newuidmap": place.subordinates.newuidmap,
+            "newgidmap": place.subordinates.newgidmap,
+        },
+        "abilities": {str(item): place.refused.get(item) for item in Ability},
+        "limits": limits,
+        "backends": {str(way): _backend(place, way, known) for way in _WAYS},
+    }
+
+
+def _backend(place: Place, way: Isolation, known: tuple[Isolation, ...]) -> dict[str, Any]:
+    missing = place.missing(way)
+    return {
+        "possible": way in known and not missing,
+        "known": way in known,
+        "missing": {str(need): text for need, text in missing.items()},
+        "better": sorted({BETTER[need] for need in missing if need in BETTER}),
+    }
+
+
+def _limits() -> str | None:
+    try:
+        Group.make(_A_LIMIT).close()
+    except CannotLimit as error:
+        return error.message
+    return None
+
+
+def _text(found: dict[str, Any]) -> Iterator[str]:
+    yield f"RUN is executed with: {found['auto']}"
+    yield ""
+    for name, backend in found["backends"].items():
+        if backend["possible"]:
+            yield f"  {name:<9} possible"
+            continue
+        said = [f"{need}: {text}" for need, text in backend["missing"].items()]
+        yield f"  {name:<9} not possible: {'; '.join(said) or 'not in this version'}"
+        for text in backend["better"]:
+            yield f"            it needs {text}"
+    yield ""
+    admin = "with" if found["sys_admin"] else "without"
+    yield f"user {found['uid']}, {admin} CAP_SYS_ADMIN (capabilities {found['capabilities']})"
+    yield f"seccomp: {found['seccomp']}; no new privileges: {_yes(found['no_new_privileges'])}"
+    for name, value in found["sysctls"].items():
+        yield f"{name} = {value}"
+    ids = found["subordinate_ids"]
+    programs = (
+        "newuidmap and newgidmap" if ids["newuidmap"] and ids["newgidmap"] else "no newuidmap"
+    )
+    yield f"subordinate ids: {ids['users']} users, {ids['groups']} groups; {programs}"
+    yield f"--memory and --cpus: {found['limits'] or 'possible'}"
+    for name, refused in found["abilities"].items():
+        yield f"  {name:<18} {'yes' if refused is None else 'no: ' + refused}"
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
