@@ -220,10 +220,47 @@ def test_no_cache_executes_everything(shm_path: Path) -> None:
 def test_results_age(shm_path: Path) -> None:
     """A result older than the time to live is not used."""
     where = world(shm_path)
-    build(where, FIRST)
-    later = {"created": 1_700_000_000 + 3600}
-    assert build(where, FIRST, cache_ttl=3601.0, **later).cached == "cccc"
-    assert build(where, FIRST, cache_ttl=3599.0, **later).cached == "xxxx"
+    build(where, FIRST, now=5000)
+    assert build(where, FIRST, cache_ttl=3601.0, now=8600).cached == "cccc"
+    assert build(where, FIRST, cache_ttl=3599.0, now=8600).cached == "xxxx"
+    assert build(where, FIRST, cache_ttl=3599.0, now=8600).cached == "cccc"
+
+
+@pytest.mark.parametrize("kind", ["registry", "directory", "inline"])
+def test_age_is_that_of_the_entry(shm_path: Path, kind: str) -> None:
+    """An image of a time long ago (SOURCE_DATE_EPOCH) is no old result: age counts from when it was kept,
+    by the clock, and anew when it was made anew. What an image of a fixed time holds has no age.
+    """
+    write, read = {
+        "registry": (PLACE, PLACE),
+        "directory": (kept := CachePlace(path=shm_path / "kept", everything=True), kept),
+        "inline": (CachePlace(), CachePlace(Reference.parse(f"{HOST}/out:1"))),
+    }[kind]
+    one = world(shm_path / "one")
+    old = {"created": 1_000_000, "created_is_fixed": True, "cache_ttl": 3600.0}
+    build(one, FIRST, cache_to=(write,), now=1_700_000_000, **old)
+    for number, (now, expected) in enumerate(
+        [
+            (1_700_003_600, "cccc"),
+            (1_700_003_601, "cccc" if kind == "inline" else "xxxx"),
+            (1_700_007_201, "cccc"),
+        ]
+    ):
+        other = world(shm_path / f"other{number}", one.double)
+        found = build(other, FIRST, cache_from=(read,), cache_to=(write,), now=now, **old)
+        assert found.cached == expected
+
+
+def test_an_inline_entry_of_an_image_with_its_own_time_ages(shm_path: Path) -> None:
+    """Without SOURCE_DATE_EPOCH the image says when it was made."""
+    one = world(shm_path / "one")
+    image = CachePlace(Reference.parse(f"{HOST}/out:1"))
+    build(one, FIRST, cache_to=(CachePlace(),), now=1000)
+    for number, (now, expected) in enumerate([(4600, "cccc"), (4601, "xxxx")]):
+        other = world(shm_path / f"other{number}", one.double)
+        assert (
+            build(other, FIRST, cache_from=(image,), now=now, cache_ttl=3600.0).cached == expected
+        )
 
 
 class LatePool(WorkerPool):

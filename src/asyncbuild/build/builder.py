@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -203,6 +204,7 @@ async def _open_session(
                 request.created,
                 closing,
                 size,
+                int(time.time()) if request.now is None else request.now,
             )
             work = StageWork(outline_of, stage_keys, execute_stage, policy)
             yield Session(job, request, plan, work)
@@ -334,7 +336,10 @@ def _inline_cache(session: Session, state: StageState) -> Mapping[str, Any]:
     """What the configuration says of the keys that lead to the image's layers, if it was asked for."""
     if not any(place.inline for place in session.request.cache_to):
         return {}
-    return encode_inline([made.keys for made in state.chain])
+    times = [made.written if made.cached else session.job.started for made in state.chain]
+    known = [moment for moment in times if moment is not None]
+    written = max(known, default=None) if not session.request.created_is_fixed else None
+    return encode_inline([made.keys for made in state.chain], written)
 
 
 async def _write_outputs(session: Session, state: StageState, image: BuiltImage) -> None:

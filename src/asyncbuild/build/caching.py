@@ -47,7 +47,7 @@ class CachePolicy:
 
     def accepts(self, result: CachedResult, now: int) -> bool:
         """Whether a result may be used."""
-        if result.created + self.ttl < now:
+        if result.written is not None and result.written + self.ttl < now:
             return False
         return not any(layer.name in self.distrusted for layer in result.layers)
 
@@ -113,7 +113,7 @@ class Cache:
         for source in reversed(self._sources):
             for key, answer in answers[source.name].items():
                 if isinstance(answer, Hit) and self._policy.accepts(
-                    answer.result, self._job.created
+                    answer.result, self._job.started
                 ):
                     hits[key] = answer
                 elif answer is Absence.UNAVAILABLE:
@@ -199,10 +199,16 @@ class Cache:
                 layer = settled[made]
                 if layer is None:
                     break
-                result = CachedResult(layer, tuple(below), made.created or self._job.created)
+                result = CachedResult(layer, tuple(below), *self._times(made))
                 for key in made.keys:
                     self._own.remember(key, result)
                 below.append(layer)
+
+    def _times(self, made: Made) -> tuple[int, int | None]:
+        """When something was made for the image, and by the clock."""
+        if made.cached is None:
+            return self._job.created, self._job.started
+        return made.created or self._job.created, made.written
 
     def _settle(self, made: Made) -> CachedLayer | None:
         """Keep what a step made, as a layer if it was packed and as a tree if not."""
@@ -239,8 +245,7 @@ class Cache:
                 if isinstance(layer, BaseLayer):
                     await export.fetch(layer.descriptor, layer.origin)
         named = [CachedLayer(*await layer_identity(layer)) for layer in whole]
-        created = chain[-1].created or self._job.created
-        result = CachedResult(named[-1], tuple(named[:-1]), created)
+        result = CachedResult(named[-1], tuple(named[:-1]), *self._times(chain[-1]))
         await export.target.put(chain[-1].keys, result)
 
     async def _tolerate(self, work: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ class Made:
 
     ``keys`` are all keys that lead to it. ``work`` gives, when the build has ended, the work directory
     that has its files in ``fs/``, if there is one. ``created`` is when it was made (seconds since the
-    epoch); 0 is now.
+    epoch); 0 is now. ``written`` is when what a look-up gave was first kept; None if that is unknown.
     """
 
     keys: tuple[Key, ...]
@@ -26,6 +26,7 @@ class Made:
     work: Callable[[], Path | None] = lambda: None
     cached: CachedLayer | None = None
     created: int = 0
+    written: int | None = None
 
 
 Chain: TypeAlias = tuple[Made, ...]

@@ -159,7 +159,8 @@ class _Walk:
         self._cached = place + 1
         self._state = self._on_image(self._outline.base_image, hit.result.layers)
         created = hit.result.created
-        chain = [replace(made, created=created) for made in self._state.chain]
+        written = hit.result.written
+        chain = [replace(made, created=created, written=written) for made in self._state.chain]
         own = chain if len(chain) == place + 1 else chain[-1:]  # others belong to the stages below
         for step, made in zip(range(place, -1, -1), reversed(own), strict=False):
             keys = _known(self._keys_at(static, step))

@@ -21,6 +21,7 @@ class Job:
     """``created`` is the time, in whole seconds since the epoch, that everything new is given.
 
     It is SOURCE_DATE_EPOCH where that is set (reproducible-builds.org), else the time of the start.
+    ``started`` is the start by the clock, in the same unit: the age of what is kept counts from there.
     ``closing`` is unwound after the nursery has ended. ``unpackers`` layers are unpacked at once; the pool
     has one worker more, so that packing never waits for all of them.
     """
@@ -34,6 +35,7 @@ class Job:
     created: int
     closing: AsyncExitStack
     unpackers: int = 2
+    started: int = 0
 
     def closed_at_end(self, file: GrowingFile) -> GrowingFile:
         """``file``, which may be read as long as the build lasts."""

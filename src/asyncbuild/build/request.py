@@ -71,6 +71,7 @@ class BuildRequest:
     from the environment by the caller, and left out if it is not there. ``created`` is in seconds since
     the epoch.
     ``created_is_fixed`` (SOURCE_DATE_EPOCH): the image is of that time, even if all of it was cached.
+    ``now`` is the time by which cached results age (None: the clock's), in seconds since the epoch.
     ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
     ``cache_dir`` has base images that `asyncbuild.build.warming` put there; it is only read.
     ``cache_mounts_from`` and ``cache_mounts_to`` keep what RUN --mount=type=cache has, between machines.
@@ -117,6 +118,7 @@ class BuildRequest:
     cache_mounts_from: tuple[MountPlace, ...] = ()
     cache_mounts_to: tuple[MountPlace, ...] = ()
     workers: int | None = None
+    now: int | None = None
 
     @property
     def all_names(self) -> tuple[Reference, ...]:

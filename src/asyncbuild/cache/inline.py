@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asyncbuild.cache.keys import Key
-from asyncbuild.cache.results import CachedLayer, CachedResult
+from asyncbuild.cache.results import CachedLayer, CachedResult, parse_written
 from asyncbuild.image.config import ImageConfig, InvalidConfig
 from asyncbuild.image.manifest import Manifest
 from asyncbuild.image.reference import Reference
@@ -19,18 +19,27 @@ from asyncbuild.image.reference import Reference
 FIELD = "dev.asyncbuild.cache.inline"
 
 
-def encode_inline(keys: Sequence[tuple[Key, ...]]) -> Mapping[str, Any]:
-    """The field for an image whose topmost layers were made by steps with ``keys``, bottom first."""
-    return {FIELD: [[key.hex for key in step] for step in keys]}
+def encode_inline(keys: Sequence[tuple[Key, ...]], written: int | None) -> Mapping[str, Any]:
+    """The field for an image whose topmost layers were made by steps with ``keys``, bottom first.
+
+    ``written`` (seconds since the epoch) is when the youngest was; None in an image that shall be the same
+    whenever it is built: then nothing in it ages.
+    """
+    steps = [[key.hex for key in step] for step in keys]
+    return {FIELD: {"steps": steps, "written": written}}
 
 
 def decode_inline(manifest: Manifest, raw: bytes, origin: Reference) -> dict[Key, CachedResult]:
     """The results in the image's configuration ``raw``; none if it has no such field, or a strange one."""
     try:
         config = ImageConfig.parse(raw)
-        steps = [[Key(str(key)) for key in step] for step in config.extra.get(FIELD, ())]
         created = int(dt.datetime.fromisoformat(config.created or "").timestamp())
-    except (InvalidConfig, TypeError, ValueError):
+        found = config.extra.get(FIELD, ())
+        if not isinstance(found, dict):  # as it was before entries had a time of their own
+            found = {"steps": found, "written": created}
+        steps = [[Key(str(key)) for key in step] for step in found["steps"]]
+        written = parse_written(found["written"])
+    except (InvalidConfig, KeyError, TypeError, ValueError):
         return {}
     count = len(manifest.layers)
     if not steps or len(steps) > count or len(config.diff_ids) != count:
@@ -40,7 +49,7 @@ def decode_inline(manifest: Manifest, raw: bytes, origin: Reference) -> dict[Key
         for descriptor, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
     ][count - len(steps) :]
     return {
-        key: CachedResult(layers[place], tuple(layers[:place]), created)
+        key: CachedResult(layers[place], tuple(layers[:place]), created, written)
         for place, step in enumerate(steps)
         for key in step
     }

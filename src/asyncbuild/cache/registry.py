@@ -24,7 +24,15 @@ import trio
 
 from asyncbuild.cache.inline import decode_inline
 from asyncbuild.cache.keys import Key
-from asyncbuild.cache.results import Absence, Answer, CachedLayer, CachedResult, DamagedResult, Hit
+from asyncbuild.cache.results import (
+    Absence,
+    Answer,
+    CachedLayer,
+    CachedResult,
+    DamagedResult,
+    Hit,
+    parse_written,
+)
 from asyncbuild.errors import ImageNotFound, RegistryError
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import (
@@ -121,13 +129,17 @@ class RegistryCache:
     async def put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
         """Tag a manifest with each key; the layer's blob is in the repository already.
 
-        A key that leads to the same layers already is left as it is.
+        A key that leads to the same layers already is left as it is, unless it was written earlier.
         """
         layer = result.layer.descriptor
         assert layer is not None
         for key in keys:
             known = self._known.get(key)
-            if known is not None and known.result.same_layers(result):
+            if (
+                known is not None
+                and known.result.same_layers(result)
+                and not _younger(result, known)
+            ):
                 continue
             await self._put_config()
             config = Descriptor(EMPTY_TYPE, Digest.of(EMPTY_CONFIG), len(EMPTY_CONFIG))
@@ -176,7 +188,9 @@ class RegistryCache:
             return
         current = await self._read_index(self._scopes[0])
         merged = {**current, **self._ours}
-        newest = sorted(merged, key=lambda key: (-merged[key].result.created, key))[:MOST_ENTRIES]
+        newest = sorted(merged, key=lambda key: (-_age_from(merged[key].result), key))[
+            :MOST_ENTRIES
+        ]
         index = encode_index({key: merged[key] for key in newest})
         await self._client.put_manifest(
             self._repository, self._scopes[0], index.raw, index.media_type
@@ -234,6 +248,14 @@ def listing_tag(chain: DiffId) -> str:
     return f"f-{chain.hex}"
 
 
+def _age_from(result: CachedResult) -> int:
+    return result.created if result.written is None else result.written
+
+
+def _younger(result: CachedResult, known: IndexEntry) -> bool:
+    return _age_from(result) > _age_from(known.result)
+
+
 def encode_index(entries: Mapping[Key, IndexEntry]) -> Index:
     """A scope index. Layers stand in one list and are named by their place: chains share most of them."""
     layers: list[CachedLayer] = []
@@ -251,7 +273,7 @@ def encode_index(entries: Mapping[Key, IndexEntry]) -> Index:
     for key, entry in entries.items():
         result = entry.result
         chain = [place(layer) for layer in result.layers]
-        text = json.dumps([result.created, *chain], separators=(",", ":"))
+        text = json.dumps([[result.created, result.written], *chain], separators=(",", ":"))
         annotations = {KEY: key.hex, RESULT: text}
         descriptors.append(replace(entry.descriptor, annotations=annotations))
     table = json.dumps([layer.to_json() for layer in layers], separators=(",", ":"))
@@ -278,9 +300,10 @@ def decode_index(index: Index, reference: Reference) -> dict[Key, IndexEntry]:
 
 def _decode_entry(descriptor: Descriptor, table: list[CachedLayer]) -> IndexEntry | None:
     try:
-        created, *chain = json.loads(descriptor.annotations[RESULT])
+        times, *chain = json.loads(descriptor.annotations[RESULT])
+        created, written = times if isinstance(times, list) else (times, times)
         layers = [table[int(place)] for place in chain]
-        result = CachedResult(layers[-1], tuple(layers[:-1]), int(created))
+        result = CachedResult(layers[-1], tuple(layers[:-1]), int(created), parse_written(written))
     except (KeyError, ValueError, TypeError, IndexError, RecursionError):
         return None
     plain = Descriptor(OCI_MANIFEST, descriptor.digest, descriptor.size)

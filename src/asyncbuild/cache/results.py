@@ -80,13 +80,15 @@ class CachedResult:
     """What a step made: its layer, upon the layers ``below``, bottom first.
 
     ``below`` is everything between the base image and the step, as it was when the step was executed: a
-    hit brings all of it, so that no layer is ever put upon others than its own. ``created`` is in
-    seconds since the epoch.
+    hit brings all of it, so that no layer is ever put upon others than its own. ``created`` is the time
+    that it has in an image, and ``written`` when it was first kept, by the clock: from then on it ages.
+    None if nobody knows; then it does not. Both are in seconds since the epoch.
     """
 
     layer: CachedLayer
     below: tuple[CachedLayer, ...] = ()
     created: int = 0
+    written: int | None = None
 
     @property
     def layers(self) -> tuple[CachedLayer, ...]:
@@ -108,6 +110,7 @@ class CachedResult:
             "layer": self.layer.to_json(),
             "below": [layer.to_json() for layer in self.below],
             "created": self.created,
+            "written": self.written,
         }
 
     @classmethod
@@ -117,9 +120,10 @@ class CachedResult:
             return cls(
                 CachedLayer.from_json(value["layer"], origin),
                 tuple(CachedLayer.from_json(item, origin) for item in value["below"]),
-                int(value["created"]),
+                created := int(value["created"]),
+                parse_written(value.get("written", created)),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedResult(f"a cache entry: {error}") from None
 
     @classmethod
@@ -133,6 +137,11 @@ class CachedResult:
     def encode(self) -> bytes:
         """The bytes that `decode` reads."""
         return json.dumps(self.to_json(), sort_keys=True).encode()
+
+
+def parse_written(value: Any) -> int | None:
+    """The time at which an entry was written; ValueError or TypeError if it is none."""
+    return None if value is None else int(value)
 
 
 class Absence(Enum):
