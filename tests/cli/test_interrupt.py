@@ -17,6 +17,7 @@ from asyncbuild.testing.faults import Hang, Rule
 from asyncbuild.testing.registry_server import serving
 from support.builds import Belongings, GatedDouble, add_busybox, descendants, store_faults
 from support.commands import COMMAND, asyncbuild, context, environment, told
+from support.isolated import POD
 from support.registry import DockerRegistry
 
 pytestmark = pytest.mark.integration
@@ -26,9 +27,24 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def building(directory: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A build in a process group of its own, as a shell starts one; killed in the end if it still runs."""
-    command = [*COMMAND, "build", "--store", "store", "--progress", "plain", *words, "context"]
+def building(
+    directory: Path, *words: str, before: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A build in a process group of its own, as a shell starts one; killed in the end if it still runs.
+
+    ``before`` are words that run it.
+    """
+    command = [
+        *before,
+        *COMMAND,
+        "build",
+        "--store",
+        "store",
+        "--progress",
+        "plain",
+        *words,
+        "context",
+    ]
     child = subprocess.Popen(
         command,
         cwd=directory,
@@ -74,21 +90,36 @@ def ended(handles: list[int], patience: float = 0.0) -> bool:
 SLEEPS = """\
 FROM {base}
 RUN echo made > /made
-RUN (trap '' TERM INT; sleep 1000) & echo rea''dy; sleep 1000
+RUN (setsid sleep 1000 &); (trap '' TERM INT; sleep 1000) & echo rea''dy; sleep 1000
 """
 """The word that the test waits for is not in the instruction itself."""
 
 
+RIGHTS = pytest.mark.parametrize("before", [(), POD], ids=["overlay", "chroot"])
+"""As root, and with the capabilities of a pod: then RUN is executed by chroot."""
+
+
+WAYS = {(): (), POD: ("--isolation", "chroot")}
+
+
+@RIGHTS
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_interrupted_in_the_middle_of_a_command(
-    number: signal.Signals, code: int, shm_path: Path, registry: DockerRegistry, busybox_base: str
+    *,
+    number: signal.Signals,
+    code: int,
+    before: tuple[str, ...],
+    shm_path: Path,
+    registry: DockerRegistry,
+    busybox_base: str,
 ) -> None:
     """The command and all that it started are gone, nothing is pushed, and the text is one line."""
-    before = Belongings.now()
+    mine = Belongings.now()
     context(shm_path, SLEEPS.format(base=busybox_base))
-    with building(shm_path, "-t", f"{registry.host}/interrupted/app:{code}") as child:
+    words = ("-t", f"{registry.host}/interrupted/app:{code}", *WAYS[before])
+    with building(shm_path, *words, before=before) as child:
         wait_for_line(child, b"ready")
         with watching(child.pid) as handles:
             assert len(handles) > 3
@@ -98,7 +129,7 @@ def test_interrupted_in_the_middle_of_a_command(
     assert child.returncode == code
     assert said.decode().rstrip().endswith(f"asyncbuild: interrupted by {number.name}")
     assert b"Traceback" not in said
-    assert Belongings.now().more_than(before) == []
+    assert Belongings.now().more_than(mine) == []
     assert store_faults(shm_path / "store") == []
     assert registry.call("GET", "/v2/interrupted/app/tags/list")[0] == 404
 
@@ -118,17 +149,20 @@ def test_what_was_executed_before_an_interruption_is_kept(
     assert b"RUN echo made > /made (cached)" in done.stderr, told(done)
 
 
-def test_killed_in_the_middle_of_a_command(shm_path: Path, busybox_base: str) -> None:
-    """SIGKILL: the kernel ends the rest, no mount is left, and the next build clears up."""
-    before = Belongings.now()
+@RIGHTS
+def test_killed_in_the_middle_of_a_command(
+    before: tuple[str, ...], shm_path: Path, busybox_base: str
+) -> None:
+    """SIGKILL: the rest ends too, no mount is left, and the next build clears up."""
+    mine = Belongings.now()
     path = context(shm_path, SLEEPS.format(base=busybox_base))
-    with building(shm_path) as child:
+    with building(shm_path, *WAYS[before], before=before) as child:
         wait_for_line(child, b"ready")
         with watching(child.pid) as handles:
             child.kill()
             child.wait()
             assert ended(handles, PATIENCE)
-    assert Belongings.now().more_than(before) == []
+    assert Belongings.now().more_than(mine) == []
     (path / "Dockerfile").write_text(f"FROM {busybox_base}\nRUN echo made > /made\nRUN cat /made\n")
     done = asyncbuild("build", "--store", shm_path / "store", path)
     assert done.returncode == 0, told(done)

@@ -47,7 +47,7 @@ class Places:
         self._number = 0
         self._moved: dict[str, str] = {}
 
-    def cover(self, path: str, make: Callable[[str], None], *, follow: bool = False) -> None:
+    def cover(self, path: str, make: Callable[[str], object], *, follow: bool = False) -> None:
         """Put what ``make`` makes at ``path`` in the root; NotADirectoryError if no such place can be.
 
         Links in its parents are followed inside the root; one at the end only with ``follow``.
