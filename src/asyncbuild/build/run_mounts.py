@@ -28,10 +28,8 @@ from typing import assert_never
 import trio
 
 from asyncbuild.build.cache_mounts import CacheWish, taken_caches
-from asyncbuild.build.devices import device_edits, read_devices
 from asyncbuild.build.mount_keys import SECRETS_DIRECTORY, secret_id
 from asyncbuild.build.mount_sources import MountSource, find_mount_source
-from asyncbuild.build.ssh_agents import SocketOwner, forwarded_agent
 from asyncbuild.build.step import At
 from asyncbuild.context.as_it_is import as_it_is
 from asyncbuild.dockerfile import instructions as ins
@@ -107,6 +105,8 @@ class _Gathering:
         wanted = (*self._options.devices, *instruction.devices)
         if not wanted:
             return
+        from asyncbuild.build.devices import device_edits, read_devices  # noqa: PLC0415 - rare
+
         known = await trio.to_thread.run_sync(read_devices, self._options.device_directories)
         find = partial(device_edits, wanted, known, self._options.allow)
         edits, missing = await trio.to_thread.run_sync(find)
@@ -192,6 +192,8 @@ class _Gathering:
                 )
             return
         mode = 0o600 if mount.mode is None else mount.mode
+        from asyncbuild.build.ssh_agents import SocketOwner, forwarded_agent  # noqa: PLC0415 - rare
+
         owner = SocketOwner(mode, mount.uid or 0, mount.gid or 0)
         agent = forwarded_agent(source, owner, await self._work("ssh"))
         socket = await self._stack.enter_async_context(agent)

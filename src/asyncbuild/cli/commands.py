@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,8 +36,9 @@ def dispatch(words: Sequence[str]) -> int:
 
             return kaniko(words[1:])
         options = arguments.parser().parse_args(words)
+        command = _imported(options.command)
         with ExitStack() as options.closing:
-            return _command(options.command)(options)
+            return command(options)
     except AsyncbuildError as error:
         sys.stderr.write(f"\nasyncbuild: {error.render()}\n")
         return error.exit_code
@@ -47,6 +49,18 @@ def dispatch(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nasyncbuild: interrupted\n")
         return INTERRUPTED
+
+
+def _imported(name: str) -> Callable[..., int]:
+    """The function of a command. What imports make stays until the end: the collector need neither look for
+    rubbish among it now (7 % of the start) nor go through it again later.
+    """
+    gc.disable()
+    try:
+        return _command(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _command(name: str) -> Callable[..., int]:

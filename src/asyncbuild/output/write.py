@@ -11,9 +11,7 @@ from pathlib import Path
 from asyncbuild.errors import UsageError
 from asyncbuild.output.annotations import AnnotationLevel, annotations_at
 from asyncbuild.output.built import BlobPath, BuiltImage
-from asyncbuild.output.docker import write_docker_archive
 from asyncbuild.output.files import CheckCancelled, appearing, disk_errors, never_cancelled
-from asyncbuild.output.oci import write_oci_archive, write_oci_directory
 from asyncbuild.output.spec import OutputKind, OutputSpec
 
 
@@ -34,6 +32,10 @@ def write_output(
     image = prepared(spec, image)
     if spec.destination is None:
         return image
+    # Here, since most builds push and write no file: tarfile and these are 25 ms of every start.
+    from asyncbuild.output.docker import write_docker_archive  # noqa: PLC0415
+    from asyncbuild.output.oci import write_oci_archive, write_oci_directory  # noqa: PLC0415
+
     with disk_errors(f"dest={spec.destination}"):
         match spec.kind:
             case OutputKind.OCI if not spec.tar:
