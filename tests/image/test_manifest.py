@@ -104,7 +104,6 @@ def test_bytes_that_are_not_utf_8() -> None:
         ({"layers": []}, "application/json", m.OCI_MANIFEST),
         ({"manifests": []}, "", m.OCI_INDEX),
         ({"manifests": []}, m.DOCKER_INDEX, m.DOCKER_INDEX),
-        ({"manifests": [], "mediaType": m.OCI_MANIFEST}, "", m.OCI_INDEX),
     ],
 )
 def test_media_types(document: dict[str, Any], content_type: str, found: str) -> None:

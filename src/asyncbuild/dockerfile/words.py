@@ -35,6 +35,10 @@ class WordError(ValueError):
     """A word that cannot be expanded; the message is for people and names no place."""
 
 
+GROWTH_LIMIT = 1 << 20
+"""Characters that substitutions may add to one word: eight times what a process takes as one variable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Expansion:
     """What a word became, and the variables it named: those that were set, and those that were not."""
@@ -111,6 +115,7 @@ class _Lexer:
         self.rules = rules
         self.used: set[str] = set()
         self.unmatched: set[str] = set()
+        self.grown = 0
 
     def peek(self) -> str:
         """The next character, or the empty string at the end."""
@@ -144,7 +149,7 @@ class _Lexer:
             self.position = plain.end()
             return plain[0], False
         if character == "$":
-            return self._read_dollar(), False
+            return self._substituted(), False
         if character == "<":
             return self._read_less_than(), True
         if character in ("'", '"') and not self.rules.quotes_are_text:
@@ -189,7 +194,7 @@ class _Lexer:
                 self.take()
                 return "".join([*result, quote])
             if character == "$":
-                result.append(self._read_dollar())
+                result.append(self._substituted())
                 continue
             self.take()
             if character == self.rules.escape:
@@ -201,6 +206,14 @@ class _Lexer:
                     character = kept + self.take()
             result.append(character)
         raise WordError("a double quote is never closed")
+
+    def _substituted(self) -> str:
+        """A substitution, counted: a line that doubles the one before it is stopped (`GROWTH_LIMIT`)."""
+        text = self._read_dollar()
+        self.grown += len(text)
+        if self.grown > GROWTH_LIMIT:
+            raise WordError(f"its variables are more than {GROWTH_LIMIT} characters together")
+        return text
 
     def _read_dollar(self) -> str:
         """A substitution; the position is at its ``$``."""
@@ -298,6 +311,8 @@ def _substitute(expression: re.Pattern[str], value: str, replacement: str, *, ev
         if match.start() == match.end() == last_end:
             continue
         pieces += [value[done : match.start()], replacement]
+        if len(pieces) * len(replacement) > 2 * GROWTH_LIMIT:
+            raise WordError(f"a replacement makes more than {GROWTH_LIMIT} characters")
         done = last_end = match.end()
         if not every:
             break

@@ -228,15 +228,25 @@ def parse_manifest(raw: bytes, media_type: str = "") -> Manifest | Index:
         raise InvalidManifest(f"schemaVersion is {document.get('schemaVersion')!r}, not 2")
     annotations = _strings(document.get("annotations"), "annotations")
     if "manifests" in document and "layers" not in document:
+        _check_kind(document, MANIFEST_TYPES)
         declared = declared if declared in INDEX_TYPES else OCI_INDEX
         entries = _descriptors(document["manifests"], "manifests")
         return Index(raw, declared, entries, annotations)
     if "layers" in document and "manifests" not in document:
+        _check_kind(document, INDEX_TYPES)
         declared = declared if declared in MANIFEST_TYPES else OCI_MANIFEST
         layers = _descriptors(document["layers"], "layers")
         config = Descriptor.from_json(document.get("config"))
         return Manifest(raw, declared, config, layers, annotations)
     raise InvalidManifest("neither an image manifest (layers) nor an index (manifests)")
+
+
+def _check_kind(document: Mapping[str, Any], others: tuple[str, ...]) -> None:
+    """Refuse a document that calls itself one of ``others``: two tools would read it as two images
+    (image specification, CVE-2021-41190).
+    """
+    if document.get("mediaType") in others:
+        raise InvalidManifest(f"its fields are not those of its mediaType {document['mediaType']}")
 
 
 def _descriptors(value: object, what: str) -> tuple[Descriptor, ...]:

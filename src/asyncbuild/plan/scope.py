@@ -23,6 +23,9 @@ from asyncbuild.dockerfile.instructions import Arg, ArgDefinition, Env, Instruct
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of an image that sets none (BuildKit writes it into the configuration too)."""
 
+ENVIRONMENT_LIMIT = 8 << 20
+"""Characters of all variables of a stage: no process starts with as many."""
+
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 NOT_VARIABLES = frozenset(["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"])
 
@@ -67,7 +70,15 @@ class StageScope:
         """
         if isinstance(instruction, Arg):
             return self._resolve_arg(instruction)
-        return expand(instruction, self.environment, self.arguments.escape)
+        expanded = expand(instruction, self.environment, self.arguments.escape)
+        if isinstance(instruction, Env):
+            size = sum(map(len, self.environment.values()))
+            if size > ENVIRONMENT_LIMIT:
+                problem = (
+                    f"the variables of this stage are more than {ENVIRONMENT_LIMIT} characters"
+                )
+                raise located(ValueError(problem), instruction.location)
+        return expanded
 
     def after(self, resolved: Instruction) -> StageScope:
         """The scope that the next instruction sees; ``resolved`` is what `resolve` gave."""

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from asyncbuild.dockerfile.instructions import Copy, From, Instruction, Run
@@ -30,6 +31,15 @@ class StageNames:
     names: tuple[str | None, ...]
     platform: Platform
     contexts: NamedContexts = field(default_factory=NamedContexts)
+    _places: Mapping[str, Sequence[int]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Where each name stands, once for all look-ups: there may be thousands of stages."""
+        places: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            if name is not None:
+                places.setdefault(name, []).append(index)
+        object.__setattr__(self, "_places", places)
 
     @classmethod
     def of(
@@ -40,8 +50,9 @@ class StageNames:
 
     def earlier(self, name: str, before: int) -> int | None:
         """The nearest stage called ``name`` with an index below ``before``."""
-        found = [n for n, known in enumerate(self.names[:before]) if known == name.lower()]
-        return found[-1] if found else None
+        places = self._places.get(name.lower(), ())
+        found = bisect_left(places, before)
+        return places[found - 1] if found else None
 
     def hint(self, name: str, before: int) -> str | None:
         """A stage that may be meant by an image's name that does not exist."""
@@ -68,7 +79,7 @@ class StageNames:
         stage = self.earlier(name, index)
         if stage is not None:
             return StageRef(stage)
-        later = [n for n, known in enumerate(self.names) if known == name.lower()]
+        later = self._places.get(name.lower(), ())
         if later:
             which = "this very stage" if later[0] == index else f"stage {name}, which comes later"
             hint = "a stage can only use stages that stand above it"
