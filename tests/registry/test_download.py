@@ -260,3 +260,19 @@ def test_redirect_is_followed_for_the_rest() -> None:
         ("registry.example", "bytes=1000-299999"),
         ("cdn.example", "bytes=1000-299999"),
     ]
+
+
+def test_a_break_at_nine_tenths_costs_no_byte_twice() -> None:
+    """What came before the connection was killed is not sent again."""
+    double = RegistryDouble()
+    data = random.Random(4).randbytes(10 << 20)
+    blob = double.add_blob("a", data)
+    double.faults.add(Rule(Drop(after=9 << 20), "GET"))
+
+    async def use(client: RegistryClient) -> bytes:
+        async with client.open_blob("a", blob) as chunks:
+            return await read_all(chunks)
+
+    assert with_client(double, use) == data
+    assert len(double.log) == 2
+    assert sum(entry.bytes_out for entry in double.log) == len(data)
