@@ -25,6 +25,7 @@ _OTHER_COMMANDS = {
     "logout": "asyncbuild.cli.login",
     "warm": "asyncbuild.cli.warm",
     "doctor": "asyncbuild.cli.doctor",
+    "cache": "asyncbuild.cli.cache",
 }
 
 

@@ -14,6 +14,11 @@ example:
   asyncbuild warm /cache --image docker.io/library/debian:12 --dockerfile Dockerfile
   asyncbuild build --cache-dir /cache -t registry.example.com/team/app:1 .
 """
+_CACHE_EXAMPLE = """\
+example:
+  asyncbuild cache ls registry.example.com/team/cache
+  asyncbuild cache prune registry.example.com/team/cache --older-than 30d
+"""
 _PUSH_EXAMPLE = """\
 example:
   asyncbuild push app.tar -t registry.example.com/team/app:1.2
@@ -45,8 +50,9 @@ example:
 
 
 def add_image_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """``warm``, ``push``, ``copy``, ``inspect``, ``index``, ``login``, ``logout``."""
+    """``warm``, ``cache``, ``push``, ``copy``, ``inspect``, ``index``, ``login``, ``logout``."""
     _warm(commands)
+    _cache(commands)
     _push(commands)
     _copy(commands)
     _inspect(commands)
@@ -72,6 +78,24 @@ def _warm(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--force", action="store_true", help="fetch again what is there")
     _progress(warm)
     add_registry_options(warm)
+
+
+def _cache(commands: Commands[argparse.ArgumentParser]) -> None:
+    cache = add_command(
+        commands,
+        "cache ls|prune REPO",
+        "show what a cache in a registry holds, or remove some of it",
+        "Show the entries of the cache in REPO, or delete those that are old or of one scope.",
+        _CACHE_EXAMPLE,
+    )
+    add = cache.add_argument
+    add("action", choices=("ls", "prune"), metavar="ls|prune", help=argparse.SUPPRESS)
+    add("repository", metavar="REPO", help=argparse.SUPPRESS)
+    add("--older-than", metavar="TIME", help="only entries older than that: 14d, 336h")
+    add("--scope", metavar="SCOPE", help="only entries that no other scope lists")
+    add("--all", action="store_true", help="prune: every entry")
+    add("--format", choices=("text", "json"), default="text", help="of the list")
+    add_registry_options(cache)
 
 
 def _repeated(command: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from asyncbuild.errors import IntegrityError, RegistryError, RemoteProtocolError
 from asyncbuild.image.digest import Digest, InvalidDigest
@@ -46,6 +49,7 @@ from asyncbuild.registry.upload import (
     start_upload,
 )
 
+_MOST_PAGES = 1000
 SMALL_BLOB_LIMIT = 8 << 20
 _DOCKER_ONLY = "it may know docker's media types only: -o type=image,push=true,oci-mediatypes=false"
 
@@ -253,6 +257,49 @@ class RegistryClient:
             raise
         await answer.discard()
         check_digest(answer, Digest.of(raw))
+
+    async def list_tags(self, repository: str) -> tuple[str, ...]:
+        """Every tag of a repository at the registry itself, page by page. Raises `ImageNotFound`."""
+        way = self._ways.push(repository)
+        target = f"{API_ROOT}/{way.repository}/tags/list"
+        found: list[str] = []
+        for _ in range(_MOST_PAGES):
+            purpose = f"list the tags of {repository}"
+            call = Call("GET", target, purpose, _pull(way.repository), frozenset({200}))
+            answer, raw = await way.caller.fetch(call, MANIFEST_LIMIT)
+            try:
+                found += [str(tag) for tag in json.loads(raw).get("tags") or ()]
+            except (ValueError, AttributeError, TypeError):
+                raise RemoteProtocolError(
+                    f"the list of the tags of {repository} is none", exchange=answer.exchange
+                ) from None
+            link = re.match(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("link", ""))
+            if link is None:
+                break
+            there = urlsplit(link[1])  # the host stays ours, whatever the link says
+            target = f"{there.path}?{there.query}"
+        return tuple(dict.fromkeys(found))
+
+    async def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """Delete a manifest, and with it every tag of it; one that is gone already is no error."""
+        way = self._ways.push(repository)
+        call = Call(
+            "DELETE",
+            manifest_path(way.repository, str(digest)),
+            f"delete {repository}@{digest}",
+            frozenset({Scope.of(way.repository, "pull", "delete")}),
+            expected=frozenset({200, 202, 204, 404}),
+        )
+        try:
+            answer = await way.caller.open(call)
+        except RegistryError as error:
+            if error.exchange is not None and error.exchange.status in (400, 405, 501):
+                error.hint = (
+                    f"{self.registry} does not delete images on request: let its own rules for"
+                    " old images do it, or turn deletion on there"
+                )
+            raise
+        await answer.discard()
 
     async def check_access(self) -> None:
         """Ask the registry for nothing but an answer (GET of the API's root): whether a login is good."""

@@ -212,6 +212,8 @@ class RegistryDouble:
         if match := _MANIFEST.fullmatch(asked.path):
             if asked.method == "PUT":
                 return await self._put_manifest(asked, match["name"], match["reference"])
+            if asked.method == "DELETE":
+                return error_answer(405, "UNSUPPORTED", "The operation is unsupported.")
             return self._get_manifest(match["name"], match["reference"])
         if match := _BLOB.fullmatch(asked.path):
             return self._get_blob(asked, match["name"], Digest.parse(match["digest"]))
