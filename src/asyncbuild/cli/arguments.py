@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         prog="asyncbuild",
         description="Build container images from Dockerfiles, without a daemon, and push them.",
         allow_abbrev=False,
+        add_help=False,
     )
+    top.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _build(commands)
