@@ -140,9 +140,9 @@ class Buildah:
         return _nothing_running()
 
 
-#: The living fork's previews that can make a build faster. Not CROSS_REPO_MOUNT: with it the fork
-#: uploaded the whole base of J1 where kaniko mounts it.
-_FORK_PREVIEWS = ("CACHE_LOOKAHEAD", "SHARED_BASE_CACHE", "SKIP_CACHED_STAGES")
+#: The living fork's previews that can make a build faster. Not SHARED_BASE_CACHE: with it the fork fetched
+#: and uploaded J1's whole base, where kaniko mounts it.
+_FORK_PREVIEWS = ("CACHE_LOOKAHEAD", "CROSS_REPO_MOUNT", "SKIP_CACHED_STAGES")
 
 
 @dataclass(slots=True)
