@@ -200,6 +200,18 @@ def test_base_layers_are_mounted(shm_path: Path) -> None:
     assert {str(digest) for digest in double.blobs["app"]} >= set(layer_digests(image))
 
 
+def test_base_layers_are_mounted_while_the_configuration_comes(shm_path: Path) -> None:
+    """The manifest names them: no round trip is waited for in between."""
+    world, double = make_world(shm_path)
+    config = double.manifest("base/busybox", "latest").config  # type: ignore[union-attr]
+    double.hold(
+        lambda asked: is_blob_of([str(config.digest)], asked),
+        lambda: kinds(double)["POST mount"] == 1,
+    )
+    run(world, world.request(FROM + "ENV A=b\n", "app:1"))
+    assert kinds(double)["POST mount"] == 1
+
+
 def test_base_layers_in_their_own_repository(shm_path: Path) -> None:
     """They are there: no request at all."""
     world, double = make_world(shm_path)

@@ -18,11 +18,12 @@ class BaseLayer:
     """A layer that exists, of the base image or of a cache: it is mounted rather than moved.
 
     ``origin`` is the repository that has it; None is our own store. ``cached`` says that a look-up gave
-    it, which may turn out to have promised too much.
+    it, which may turn out to have promised too much. ``diff_id`` is None as long as only the image's
+    manifest is known: such a layer can be sent, and is no layer of an image yet.
     """
 
     descriptor: Descriptor
-    diff_id: DiffId
+    diff_id: DiffId | None
     origin: Reference | None
     cached: CachedLayer | None = None
 
@@ -42,6 +43,7 @@ ImageLayer = BaseLayer | NewLayer
 async def layer_identity(layer: ImageLayer) -> tuple[Descriptor, DiffId]:
     """The descriptor and the diff id, once they are known."""
     if isinstance(layer, BaseLayer):
+        assert layer.diff_id is not None
         return layer.descriptor, layer.diff_id
     packed = await layer.packed.wait()
     return packed.descriptor, packed.diff_id

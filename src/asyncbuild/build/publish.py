@@ -99,7 +99,7 @@ class Destination:
         self._supply = supply
         self._client = job.registries.client(self.registry)
         self._primary = primary
-        self._arrivals: dict[ImageLayer, Promise[None]] = {}
+        self._arrivals: dict[Digest | NewLayer, Promise[None]] = {}
         self._sessions: list[Future[UploadSession]] = []
         self._serial = 0
         self._client.expect(self.repository, "pull", "push")
@@ -114,9 +114,10 @@ class Destination:
 
     def send(self, layer: ImageLayer, session: Future[UploadSession] | None = None) -> None:
         """Start to bring ``layer`` here; ``session`` was opened ahead for a new one."""
-        if layer in self._arrivals:
+        name = _name(layer)
+        if name in self._arrivals:
             return
-        arrived = self._arrivals[layer] = self._job.ledger.promise(f"{self.repository}: {layer}")
+        arrived = self._arrivals[name] = self._job.ledger.promise(f"{self.repository}: {layer}")
         self._job.nursery.start_soon(self._send, layer, session, arrived)
 
     async def finish(
@@ -315,7 +316,7 @@ class Destination:
 
     def arrival(self, layer: ImageLayer) -> Future[None]:
         """The future of a layer that was sent here."""
-        return self._arrivals[layer]
+        return self._arrivals[_name(layer)]
 
     async def _put(
         self, session: UploadSession, file: GrowingFile, descriptor: Descriptor, progress: _Progress
@@ -362,6 +363,10 @@ class Destination:
         seconds = trio.current_time() - progress.started
         moved = progress.sent if outcome is TransferOutcome.MOVED else 0
         self._job.reporter.emit(TransferFinished(progress.transfer, moved, seconds, outcome))
+
+
+def _name(layer: ImageLayer) -> Digest | NewLayer:
+    return layer.descriptor.digest if isinstance(layer, BaseLayer) else layer
 
 
 class _Progress:

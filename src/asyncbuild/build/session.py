@@ -40,10 +40,12 @@ from asyncbuild.context.fingerprint import ContentDigests
 from asyncbuild.dockerfile.instructions import Add, Copy, Run
 from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.image.digest import Digest
+from asyncbuild.image.manifest import Manifest
+from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.trim import Trim
-from asyncbuild.plan.contexts import NamedContexts
+from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
 from asyncbuild.plan.nouns import ContextRef, ImageRef, Need, Plan, PlanStage, StageRef
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import Event, Outcome
@@ -99,6 +101,7 @@ class Session:
         self._reading = trio.CapacityLimiter(1)
         self._flights: dict[tuple[str, int], Future[Any]] = {}
         self._published = line_of(plan)
+        self.supply.on_manifest = self._publish_early
         self._reserved: deque[UploadSessions] = deque()
         self._existing: dict[Digest, BaseLayer] = {}
 
@@ -254,6 +257,16 @@ class Session:
         waiting = uploads or (None,) * len(self.destinations)
         for destination, upload in zip(self.destinations, waiting, strict=True):
             destination.send(layer, upload)
+
+    def _publish_early(self, reference: Reference, platform: Platform, manifest: Manifest) -> None:
+        """Send the layers of the image's own base, which are in the image whatever is executed or cached:
+        they are mounted while the configuration is on its way.
+        """
+        lowest = min(self._published)
+        named = self.plan.all_stages[lowest].base == ImageRef(reference, platform)
+        if named and self.publishes(lowest) and reference.registry != LAYOUT_HOST:
+            for descriptor in manifest.layers:
+                self.publish(BaseLayer(descriptor, None, reference))
 
     def materialise(self, changes: ChangeSet) -> Written:
         """``changes`` as a directory, written when it is first asked for."""

@@ -108,6 +108,8 @@ class Supply:
         self._anew: set[Digest] = set()
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
+        self.on_manifest: Callable[[Reference, Platform, Manifest], None] | None = None
+        """Told what an image's layers are called, before its configuration has come."""
         self.on_root: Callable[[BaseImage, tuple[Path, ...]], None] | None = None
         """Told when all layers of an image are here."""
         self.alternates: list[Path] = list(self._layouts.values())
@@ -231,6 +233,8 @@ class Supply:
         self._job.reporter.emit(
             ImageResolved(reference, manifest.digest, trio.current_time() - started)
         )
+        if self.on_manifest is not None:
+            self.on_manifest(reference, platform, manifest)
         raw = await self._config(reference, manifest.config)
         return BaseImage(reference, manifest, parse_config(reference, manifest, raw))
 
