@@ -8,9 +8,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from asyncbuild.build.request import BuildRequest, BuildResult
@@ -210,6 +212,34 @@ def test_base_layers_are_mounted_while_the_configuration_comes(shm_path: Path) -
     )
     run(world, world.request(FROM + "ENV A=b\n", "app:1"))
     assert kinds(double)["POST mount"] == 1
+
+
+@pytest.mark.parametrize("text", ["RUN true\n", "COPY a /a\nRUN true\n"])
+def test_layers_that_a_run_needs_come_beside_the_configuration(shm_path: Path, text: str) -> None:
+    """Where nothing can be cached, the plan alone says so: they are asked for when the manifest is here."""
+    world, double = make_world(shm_path)
+    image = double.manifest("base/busybox", "latest")
+    config = str(image.config.digest)  # type: ignore[union-attr]
+    layers = [str(layer.digest) for layer in image.layers]  # type: ignore[union-attr]
+
+    def asked() -> bool:
+        return any(item.path.rpartition("/")[2] in layers for item in double.log)
+
+    double.hold(lambda item: is_blob_of([config], item), asked)
+    run(world, world.request(FROM + text, "app:1"))
+    assert sorted(blob_gets(double)) == sorted([config, *layers])
+
+
+def test_layers_that_are_unpacked_are_not_fetched_early(shm_path: Path) -> None:
+    """Another image of the same layers: its configuration comes, and they do not."""
+    world, double = make_world(shm_path)
+    run(world, world.request(FROM + "RUN true\n"))
+    other = replace(add_busybox(GatedDouble()), config={"Labels": {"other": "image"}})
+    add_image(double, "base/other", other)
+    before = len(blob_gets(double))
+    run(world, world.request(f"FROM {HOST}/base/other\nRUN true\n", use_cache=False))
+    config = double.manifest("base/other", "latest").config  # type: ignore[union-attr]
+    assert blob_gets(double)[before:] == [str(config.digest)]
 
 
 def test_base_layers_in_their_own_repository(shm_path: Path) -> None:

@@ -101,7 +101,7 @@ class Session:
         self._reading = trio.CapacityLimiter(1)
         self._flights: dict[tuple[str, int], Future[Any]] = {}
         self._published = line_of(plan)
-        self.supply.on_manifest = self._publish_early
+        self.supply.on_manifest = self._begin_early
         self._reserved: deque[UploadSessions] = deque()
         self._existing: dict[Digest, BaseLayer] = {}
 
@@ -258,13 +258,24 @@ class Session:
         for destination, upload in zip(self.destinations, waiting, strict=True):
             destination.send(layer, upload)
 
+    def _begin_early(self, reference: Reference, platform: Platform, manifest: Manifest) -> None:
+        """What an image's layers are for is in the plan: begin before its configuration has come."""
+        if reference.registry == LAYOUT_HOST:
+            return
+        self._publish_early(reference, platform, manifest)
+        if not self.cache.asks and any(
+            stage.base == ImageRef(reference, platform) and _runs(stage)
+            for stage in self.plan.stages
+        ):
+            self.job.nursery.start_soon(self.supply.fetch_early, reference, manifest)
+
     def _publish_early(self, reference: Reference, platform: Platform, manifest: Manifest) -> None:
         """Send the layers of the image's own base, which are in the image whatever is executed or cached:
         they are mounted while the configuration is on its way.
         """
         lowest = min(self._published)
         named = self.plan.all_stages[lowest].base == ImageRef(reference, platform)
-        if named and self.publishes(lowest) and reference.registry != LAYOUT_HOST:
+        if named and self.publishes(lowest):
             for descriptor in manifest.layers:
                 self.publish(BaseLayer(descriptor, None, reference))
 
@@ -306,6 +317,10 @@ class Written:
         work = await trio.to_thread.run_sync(self._job.store.new_work, "copy", "fs")
         await self._job.workers.materialise(self._changes, work / "fs")
         return work / "fs"
+
+
+def _runs(stage: PlanStage) -> bool:
+    return any(isinstance(step.instruction, Run) for step in stage.steps)
 
 
 def line_of(plan: Plan) -> frozenset[int]:

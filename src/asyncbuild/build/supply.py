@@ -168,6 +168,15 @@ class Supply:
         key = ("blob", descriptor.digest)
         return self._flight(key, f"blob {descriptor.digest.short}", self._spool, descriptor, origin)
 
+    async def fetch_early(self, reference: Reference, manifest: Manifest) -> None:
+        """Fetch the layers that are not unpacked, unless the configuration is here: it tells more."""
+        if self._store.has_blob(manifest.config.digest):
+            return
+        for descriptor in sorted(manifest.layers, key=lambda item: -item.size):
+            diff_id = self._store.diff_id_of(descriptor.digest)
+            if diff_id is None or self._store.layer(diff_id) is None:
+                self.blob(descriptor, reference)
+
     async def verified_blob(self, descriptor: Descriptor, origin: Reference | None) -> Path:
         """The layer's blob in the store, whole and verified."""
         if not await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
@@ -340,6 +349,7 @@ class Supply:
             layer = await trio.to_thread.run_sync(
                 self._store.commit_layer, work, diff_id, result.facts
             )
+            await trio.to_thread.run_sync(self._store.remember_diff_id, descriptor.digest, diff_id)
         finally:
             await _remove(work)
         self._job.reporter.emit(
