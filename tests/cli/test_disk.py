@@ -56,6 +56,16 @@ def test_full_disk(options: str, dockerfile: str, shm_path: Path, busybox_base: 
     assert done.stdout == b""
 
 
+def test_no_room_for_the_root_of_a_chroot(shm_path: Path, busybox_base: str) -> None:
+    """The base is unpacked, and its copy does not fit."""
+    context(shm_path, f"FROM {busybox_base}\nRUN true\n")
+    words = ("--store", "small/store", "--isolation", "chroot")
+    done = build_upon(shm_path, "size=4200k", *words)
+    assert done.returncode == 74, told(done)
+    assert b"Dockerfile:2:1: " in done.stderr, told(done)
+    assert b" is full" in done.stderr, told(done)
+
+
 def test_command_that_fills_the_disk(shm_path: Path, busybox_base: str) -> None:
     """It fails by itself, with its own words and code."""
     context(shm_path, f"FROM {busybox_base}\nRUN dd if=/dev/zero of=/x bs=1M count=20\n")

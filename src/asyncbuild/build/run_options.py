@@ -47,6 +47,7 @@ class RunOptions:
     ``devices`` are those of every RUN; the files of ``device_directories`` describe them. ``shm_size``
     and ``memory`` are in bytes, ``cpus`` is a number of processors; None is the default, or no limit.
     ``isolation`` is how RUNs are executed.
+    ``no_new_privileges``: set-user-id programs give nobody more rights.
     """
 
     secrets: Mapping[str, Secret] = field(default_factory=dict)
@@ -59,3 +60,4 @@ class RunOptions:
     memory: int | None = None
     cpus: float | None = None
     isolation: Isolation = Isolation.AUTO
+    no_new_privileges: bool = False

@@ -22,6 +22,7 @@ from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.errors import RunFailed
 from asyncbuild.report import events
 from asyncbuild.rootfs.cgroups import Limits
+from asyncbuild.rootfs.isolation import Isolation
 from asyncbuild.rootfs.runspec import DEFAULT_SHM_SIZE, RunFile, RunSpec
 from asyncbuild.rootfs.sandbox import OwnersNotMapped
 from asyncbuild.rootfs.users import Identity, command_environment, resolve_user
@@ -34,6 +35,9 @@ _HINTS = {
     139: "SIGSEGV ended it",
 }
 """What a command's exit code may mean, where it is more than the command's own affair."""
+
+_LACKS = {Isolation.CHROOT: "with --isolation chroot there is no /proc and no /sys"}
+"""What a command may have missed, by the way in which it was executed."""
 
 _OUT_OF_MEMORY = "it wanted more memory than --memory gives it"
 
@@ -83,16 +87,17 @@ async def _run_in_work(
         finally:
             output.finish()
     if ended.code != 0:
-        raise _failure(at, ended)
+        raise _failure(at, ended, _LACKS.get(backend.isolation))
     return work
 
 
-def _failure(at: At, ended: Ended) -> RunFailed:
+def _failure(at: At, ended: Ended, lacks: str | None) -> RunFailed:
     """What a person is told: the code, the stage, what it may mean, how to try again. The last lines of
     the output are the reporters' to show.
     """
     name = at.stage.name or str(at.stage.index)
     hints = [_OUT_OF_MEMORY if ended.out_of_memory else _HINTS.get(ended.code)]
+    hints.append(lacks)
     if at.session.request.use_cache:
         hints.append(f"--target {name} tries it again alone; the steps before it are cached")
     return RunFailed(
@@ -128,6 +133,7 @@ def _run_spec(
         privileged=instruction.security == "insecure",
         shm_size=request.run.shm_size or DEFAULT_SHM_SIZE,
         ulimits=request.run.ulimits,
+        no_new_privileges=request.run.no_new_privileges,
     )
 
 

@@ -141,7 +141,9 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     add_cache_options(plan.add_argument_group("cache"))
     plan.set_defaults(
         **dict.fromkeys(("tag", "output", "annotation", "label", "add_host"), ()),
-        **dict.fromkeys(("secret", "ssh", "allow", "device", "cdi_spec_dir", "ulimit"), ()),
+        **dict.fromkeys(
+            ("secret", "ssh", "allow", "device", "cdi_spec_dir", "ulimit", "security_opt"), ()
+        ),
         push=False,
         network="default",
         **dict.fromkeys(("shm_size", "memory", "cpus", "isolation")),

@@ -46,6 +46,7 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
     add("--ulimit", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
     add("-m", "--memory", metavar="SIZE", help=argparse.SUPPRESS)
     add("--cpus", metavar="N", help=argparse.SUPPRESS)
+    add("--security-opt", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
     add("--isolation", metavar="WAY", help=argparse.SUPPRESS)
 
 
@@ -62,8 +63,20 @@ def read_run_options(options: argparse.Namespace, environ: Mapping[str, str]) ->
         ulimits=_ulimits(options.ulimit),
         memory=_size("--memory", options.memory),
         cpus=_cpus(options.cpus),
+        no_new_privileges=_no_new_privileges(options.security_opt),
         isolation=read_isolation(options.isolation, environ),
     )
+
+
+def _no_new_privileges(texts: Iterable[str]) -> bool:
+    """Docker's ``no-new-privileges[=true|false]``; nothing else can be said of security here."""
+    found = False
+    for text in texts:
+        name, _, value = text.replace(":", "=").partition("=")
+        if name != "no-new-privileges" or value not in ("", "true", "false"):
+            raise UsageError(f"--security-opt {text}: there is no-new-privileges")
+        found = value != "false"
+    return found
 
 
 ISOLATION = "ASYNCBUILD_ISOLATION"

@@ -20,7 +20,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from asyncbuild.errors import AsyncbuildError
+from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.rootfs import syscalls
 from asyncbuild.rootfs.init import Orders, Step, StepFailed, Verdict, about, become_command, tell
 from asyncbuild.rootfs.mounts import MountFailed, MountOrder
@@ -69,6 +69,10 @@ def main() -> None:
             verdict = ("refused", target, number, about(failure.error) or str(failure.error))
         except _BuilderEnded:
             verdict = ("failed", "waiting for the builder", 0, "")
+        except StoreError as error:
+            cause = error.__cause__
+            number = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+            verdict = ("store", "writing the root", number, error.message)
         except AsyncbuildError as error:
             verdict = ("failed", "reading or writing the root", 0, error.message)
         except BaseException as error:  # noqa: BLE001 - the builder shows it; there is no one else

@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 
 import trio
 
-from asyncbuild.errors import DockerfileError, IsolationError
+from asyncbuild.errors import DockerfileError, IsolationError, StoreError
 from asyncbuild.rootfs import init
 from asyncbuild.rootfs.interpreter import python
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
@@ -214,6 +214,8 @@ def _judge(raw: bytes) -> int:
     if kind == "refused":
         hint = _WHY_NO_MOUNT.get(number)
         raise DockerfileError(f"--mount: nothing can be shown at {step}: {reason}", hint=hint)
+    if kind == "store" or number in (errno.ENOSPC, errno.EDQUOT):
+        raise StoreError.of(f"RUN's sandbox: {step}", OSError(number, os.strerror(number)))
     hint = _HOW if number in _NOT_PERMITTED else None
     if "limits" in step:
         hint = "limits above the builder's own need CAP_SYS_RESOURCE"
