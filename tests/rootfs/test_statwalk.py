@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,3 +188,16 @@ def test_places_leave_nothing_behind(below: Path) -> None:
     assert after == before
     assert (root / "etc/passwd").read_text() == "content of etc/passwd"
     assert list(aside.iterdir()) == []
+
+
+def test_mount_points_are_left_out(below: Path) -> None:
+    """What is mounted in a tree is not of it."""
+    (below / "mnt").mkdir()
+    script = 'mount -t tmpfs none $1/mnt && touch $1/mnt/inside && exec $0 -c "$2" $1'
+    program = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    program += "from asyncbuild.rootfs.statwalk import walk; print(*sorted(walk(sys.argv[1])))"
+    command = ["unshare", "--mount", "sh", "-c", script, sys.executable, str(below), program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = done.stdout.split()
+    assert "etc/passwd" in found
+    assert not [path for path in found if path.startswith("mnt")]

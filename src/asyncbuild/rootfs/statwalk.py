@@ -57,7 +57,8 @@ Walked: TypeAlias = Mapping[str, Seen]
 def walk(root: str, check: Callable[[], object] = int) -> dict[str, Seen]:
     """Look at every name below the directory ``root``; ``check`` is called for each directory.
 
-    What is on another device is not entered. 100,000 names take about a second.
+    Directories on another device (mount points) are left out; of files the device says nothing, for a
+    container's own root may give each layer's another. 100,000 names take about a second.
     """
     device = os.lstat(root).st_dev
     found: dict[str, Seen] = {}
@@ -68,10 +69,10 @@ def walk(root: str, check: Callable[[], object] = int) -> dict[str, Seen]:
         with os.scandir(f"{root}/{directory}") as items:
             inside = sorted((item.name, item.stat(follow_symlinks=False)) for item in items)
         for name, status in inside:
-            if status.st_dev != device:
-                continue
             path = f"{directory}/{name}" if directory else name
             is_directory = stat.S_ISDIR(status.st_mode)
+            if is_directory and status.st_dev != device:
+                continue
             birth = syscalls.birth_ns(f"{root}/{path}") if is_directory else 0
             found[path] = Seen(
                 status.st_mode,
