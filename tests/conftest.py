@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from support import bases
 from support.images import push_index
+from support.own_image import OwnImage, own_image
 from support.registry import (
     DockerRegistry,
     Login,
@@ -126,3 +127,11 @@ def debian_base(registry: DockerRegistry) -> str:
     """Debian's minbase, in which apt-get works; slow to make the first time on a machine."""
     bases.debian_image().push(registry, "base/debian")
     return f"{registry.host}/base/debian:latest"
+
+
+@pytest.fixture(scope="session")
+def pod_image(registry: DockerRegistry, debian_base: str, session_path: Path) -> OwnImage:
+    """The tool's own image, the root of pods; slow to make when its Dockerfile or requirements changed."""
+    scratch = session_path / "own-image"
+    scratch.mkdir()
+    return own_image(registry, debian_base, scratch)

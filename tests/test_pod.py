@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import asyncbuild_here, context, environment, told
-from support.own_image import OwnImage, own_image
+from support.own_image import OwnImage
 from support.pod import Pod
 from support.registry import DockerRegistry
 
@@ -27,20 +27,12 @@ CMD ["cat", "file"]
 """
 
 
-@pytest.fixture(scope="module")
-def image(registry: DockerRegistry, debian_base: str, session_path: Path) -> OwnImage:
-    """The tool's own image."""
-    scratch = session_path / "own-image"
-    scratch.mkdir()
-    return own_image(registry, debian_base, scratch)
-
-
 @pytest.fixture
-def pod(image: OwnImage, shm_path: Path) -> Pod:
+def pod(pod_image: OwnImage, shm_path: Path) -> Pod:
     """A pod, with a directory of the test as /workspace, read-only."""
     (shm_path / "workspace").mkdir()
     volumes = {"/workspace": shm_path / "workspace"}
-    return Pod(image, shm_path, volumes, read_only_volumes=frozenset(volumes))
+    return Pod(pod_image, shm_path, volumes, read_only_volumes=frozenset(volumes))
 
 
 def test_the_pod_is_an_ordinary_one(pod: Pod) -> None:
