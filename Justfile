@@ -35,6 +35,10 @@ realworld *arguments: setup
 differential *arguments:
     scripts/differential {{arguments}}
 
+# every case that needs no mount, in an ordinary pod (runc): minutes
+pod-cases *arguments: setup
+    ASYNCBUILD_CASES_IN=pod .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
+
 # fuzz a target (dockerfile, tar, json, reference, headers, ignore) for some seconds: just fuzz json 600
 fuzz target="dockerfile" seconds="60": setup
     scripts/fuzz {{target}} {{seconds}}
