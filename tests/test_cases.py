@@ -41,6 +41,13 @@ CASES = [load_case(path.parent) for path in sorted(Path(__file__).parent.glob("c
 
 
 NEED_MORE = {
+    "mount-below-read-only": "a mount that is read-only to root",
+    "mount-bind-context": "a mount that is read-only to root",
+    "mount-bind-from-stage": "a mount that is read-only to root",
+    "mount-bind-one-foreign-owner": "a mount that is read-only to root",
+    "mount-cache-read-only": "a mount that is read-only to root",
+    "mount-secret": "a mount that is read-only to root",
+    "mount-tmpfs-size": "a tmpfs with a limit",
     "run-furniture": "a /proc and a /sys",
     "run-heredoc-with-mount": "a network namespace",
     "run-network-none": "a network namespace",
