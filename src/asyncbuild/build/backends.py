@@ -14,6 +14,7 @@ from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
 from asyncbuild.build.overlay_backend import OverlayBackend
 from asyncbuild.errors import AsyncbuildError, IsolationError
+from asyncbuild.layers.marks import form
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.rootfs.isolation import (
     NEEDS,
@@ -24,6 +25,7 @@ from asyncbuild.rootfs.isolation import (
     no_way,
     probe,
 )
+from asyncbuild.rootfs.user_namespace import maps_one_id
 
 Maker: TypeAlias = Callable[[Job, Place, Callable[[str], None]], Backend]
 """Makes a backend for a build; it may use the job's nursery, store and workers."""
@@ -33,8 +35,20 @@ def _overlay(job: Job, _place: Place, warn: Callable[[str], None]) -> Backend:
     return OverlayBackend(job.nursery, job.ledger, warn)
 
 
+def _rootless(job: Job, _place: Place, warn: Callable[[str], None]) -> Backend:
+    if maps_one_id():
+        warn(ONE_ID)
+    return OverlayBackend(job.nursery, job.ledger, warn, Isolation.ROOTLESS)
+
+
+ONE_ID = (
+    "this user has no subordinate ids: RUN knows root alone, and cannot give files to others"
+    " (/etc/subuid, /etc/subgid and newuidmap would change that)"
+)
+
 MAKERS: Mapping[Isolation, Maker] = {
     Isolation.OVERLAY: _overlay,
+    Isolation.ROOTLESS: _rootless,
     Isolation.CHROOT: ChrootBackend,
 }
 """How each backend is made. A new one stands here, and `Isolation` and `NEEDS` know it."""
@@ -72,16 +86,20 @@ class Backends:
 
     async def _choose(self) -> Backend:
         place = await trio.to_thread.run_sync(self._probe)
-        isolation = choose(place, self._wanted, (*MAKERS, Isolation.NONE))
+        if self._wanted is Isolation.ROOTLESS and not _is_inside(place):
+            raise _not_inside(place)
+        ways = [way for way in MAKERS if way is not Isolation.ROOTLESS or _is_inside(place)]
+        isolation = choose(place, self._wanted, (*ways, Isolation.NONE))
         if isolation is Isolation.NONE:
             raise no_way(place) if self._wanted is Isolation.AUTO else _not_wanted()
         return MAKERS[isolation](self._job, place, self._warn)
 
     def _probe(self) -> Place:
         """Everything, unless the best is asked for and possible: then no more needs to be known."""
-        if self._wanted in (Isolation.AUTO, Isolation.OVERLAY):
-            place = self._try(NEEDS[Isolation.OVERLAY])
-            if place.permits(Isolation.OVERLAY):
+        best = Isolation.ROOTLESS if form() else Isolation.OVERLAY
+        if self._wanted in (Isolation.AUTO, best):
+            place = self._try(NEEDS[best])
+            if place.permits(best) and (not form() or _is_inside(place)):
                 return place
         return self._try(())
 
@@ -95,6 +113,20 @@ class Backends:
 
     def _warn(self, text: str) -> None:
         self._job.reporter.emit(WarningRaised(text))
+
+
+def _is_inside(place: Place) -> bool:
+    """Whether this is root of a user namespace, as the command line makes of an ordinary user."""
+    return place.has_sys_admin and form() != ""
+
+
+def _not_inside(place: Place) -> IsolationError:
+    if place.uid == 0:
+        return IsolationError(
+            "--isolation rootless is for ordinary users, and this is root",
+            hint="--isolation auto takes what is possible",
+        )
+    return no_way(place)
 
 
 def _not_wanted() -> IsolationError:

@@ -23,6 +23,7 @@ from asyncbuild.build.checking import check_late, tell_notices
 from asyncbuild.build.entitlements import check_plan_entitlements
 from asyncbuild.build.executor import execute_stage
 from asyncbuild.build.futures import Ledger
+from asyncbuild.build.isolation import check_plan_isolation
 from asyncbuild.build.job import Job, time_text
 from asyncbuild.build.keeping import keep_unpushed
 from asyncbuild.build.keys import stage_keys
@@ -118,6 +119,7 @@ async def _build(
     reporter = seen.reporter
     started = trio.current_time()
     plan = plan_build(request)
+    check_plan_isolation(plan, request.run.isolation)
     tell_notices(plan, reporter)
     steps = sum(len(stage.steps) for stage in plan.stages)
     names = tuple(dict.fromkeys(str(name) for name in request.all_names))

@@ -16,10 +16,17 @@ from asyncbuild.rootfs.sandbox import OnOutput, run_sandboxed
 class OverlayBackend:
     """Runs commands in sandboxes that are started ahead; ``warn`` is told what has no effect here."""
 
-    isolation = Isolation.OVERLAY
     shares_caches = True
 
-    def __init__(self, nursery: trio.Nursery, ledger: Ledger, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        ledger: Ledger,
+        warn: Callable[[str], None],
+        isolation: Isolation = Isolation.OVERLAY,
+    ) -> None:
+        """``isolation`` is ROOTLESS where this process is root of a user namespace."""
+        self.isolation = isolation
         self._sandboxes = Sandboxes(nursery, ledger)
         self._warn = warn
 

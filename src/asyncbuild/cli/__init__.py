@@ -27,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words in (["--version"], ["version"]):
         sys.stdout.write(f"asyncbuild {__version__}\n")
         return 0
+    if os.geteuid() != 0:
+        from asyncbuild.cli.rootless import enter_if_needed  # noqa: PLC0415 - only for others
+
+        enter_if_needed(words, os.environ)
     from asyncbuild.cli.commands import dispatch  # noqa: PLC0415 - see above
 
     return dispatch(words)

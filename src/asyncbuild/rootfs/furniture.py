@@ -15,6 +15,7 @@ except for a privileged RUN, which sees this machine's.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -78,7 +79,7 @@ _SAFE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 def mount_proc_and_sys() -> None:
     """The processes of this pid namespace, and the kernel's objects, without what is not a RUN's."""
     mount(b"proc", _inside(b"proc"), b"proc", _SAFE)
-    mount(b"sysfs", _inside(b"sys"), b"sysfs", _SAFE | MS_RDONLY)
+    _mount_sys(_SAFE | MS_RDONLY)
     for name in _MASKED:
         path = _inside(name)
         kind = _kind(path)
@@ -90,10 +91,24 @@ def mount_proc_and_sys() -> None:
             syscalls.bind(path, path, _SAFE | MS_RDONLY)
 
 
+def _mount_sys(flags: int) -> None:
+    """A sysfs of our own, without what is mounted in this machine's; or this machine's.
+
+    To mount one is the right of who owns the network namespace: in a user namespace, not this machine's.
+    """
+    try:
+        mount(b"sysfs", _inside(b"sys"), b"sysfs", flags)
+    except PermissionError:
+        syscalls.bind(b"/sys", _inside(b"sys"), flags)
+        cgroups = _inside(_CGROUPS.strip(b"/"))
+        if _kind(cgroups) is not None:
+            mount(b"void", cgroups, b"tmpfs", flags | MS_RDONLY, b"mode=755,size=4k")
+
+
 def mount_all_of_proc_and_sys() -> None:
     """/proc and /sys for a privileged RUN."""
     mount(b"proc", _inside(b"proc"), b"proc", _SAFE)
-    mount(b"sysfs", _inside(b"sys"), b"sysfs", _SAFE)
+    _mount_sys(_SAFE)
     if os.path.isdir(_CGROUPS):
         syscalls.bind(_CGROUPS, _inside(_CGROUPS.strip(b"/")), 0)
 
@@ -101,7 +116,44 @@ def mount_all_of_proc_and_sys() -> None:
 def make_devices() -> None:
     """The device nodes, in the stage; before `mount_proc_and_sys`, which masks files by ``null``."""
     for name, major, minor in _DEVICES:
-        os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        try:
+            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        except PermissionError:  # in a user namespace
+            show_device(name, stat.S_IFCHR, os.makedev(major, minor))
+
+
+def show_device(name: bytes, mode: int, number: int) -> None:
+    """Show this machine's device with the type of ``mode`` and this number at ``name``, a new file."""
+    kind = b"char" if stat.S_ISCHR(mode) else b"block"
+    known = b"/dev/%b/%d:%d" % (kind, os.major(number), os.minor(number))
+    wanted = (stat.S_IFMT(mode), number)
+    named = [known, b"/dev/" + name]
+    path = _first_device(named, wanted) or _first_device(_machine_devices(), wanted)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), known)
+    _touch(name)
+    syscalls.bind(path, name, 0)
+
+
+def _first_device(paths: list[bytes], wanted: tuple[int, int]) -> bytes | None:
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        if (stat.S_IFMT(found.st_mode), found.st_rdev) == wanted:
+            return path
+    return None
+
+
+def _machine_devices() -> list[bytes]:
+    """Everything in /dev and the directories in it, but for those that are file systems of files."""
+    found = []
+    for entry in os.scandir(b"/dev"):
+        found.append(entry.path)
+        if entry.is_dir(follow_symlinks=False) and entry.name not in (b"shm", b"mqueue", b"pts"):
+            found += [below.path for below in os.scandir(entry.path)]
+    return found
 
 
 def mount_dev(shm_size: int, *, privileged: bool) -> None:
@@ -118,19 +170,33 @@ def mount_dev(shm_size: int, *, privileged: bool) -> None:
         os.symlink(target, _inside(b"dev", name))
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(_inside(b"dev", name), 0o755)
-    options = b"newinstance,ptmxmode=0666,mode=0620,gid=5"
-    mount(b"devpts", _inside(b"dev/pts"), b"devpts", MS_NOSUID | MS_NOEXEC, options)
+    options = b"newinstance,ptmxmode=0666,mode=0620"
+    pts, safe = _inside(b"dev/pts"), MS_NOSUID | MS_NOEXEC
+    try:
+        mount(b"devpts", pts, b"devpts", safe, options + b",gid=5")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        mount(b"devpts", pts, b"devpts", safe, options)  # a namespace without a group 5
     mount(b"shm", _inside(b"dev/shm"), b"tmpfs", _SAFE, b"mode=1777,size=%d" % shm_size)
     mount(b"mqueue", _inside(b"dev/mqueue"), b"mqueue", _SAFE)
 
 
 def _make_privileged_devices() -> None:
     os.mkdir(_inside(b"dev/net"), 0o755)
-    for name, major, minor in _PRIVILEGED_DEVICES:
-        os.mknod(_inside(b"dev", name), stat.S_IFCHR | 0o666, os.makedev(major, minor))
-    for number in range(_LOOPS):
-        path = _inside(b"dev/loop%d" % number)
-        os.mknod(path, stat.S_IFBLK | 0o660, os.makedev(7, number))
+    wanted = [
+        (name, stat.S_IFCHR | 0o666, os.makedev(*pair)) for name, *pair in _PRIVILEGED_DEVICES
+    ]
+    wanted += [(b"loop%d" % n, stat.S_IFBLK | 0o660, os.makedev(7, n)) for n in range(_LOOPS)]
+    for name, mode, number in wanted:
+        path = _inside(b"dev", name)
+        try:
+            os.mknod(path, mode, number)
+        except PermissionError:  # in a user namespace: those that this machine has
+            try:
+                show_device(path, mode, number)
+            except FileNotFoundError:
+                continue
 
 
 def write_file(path: bytes, mode: int, data: bytes) -> None:

@@ -70,6 +70,7 @@ class Orders:
     files: list[tuple[bytes, int, bytes]]
     mounts: list[dict[str, object]]
     privileged: bool
+    user_marks: bool
     filter: bytes
     shm_size: int
     limits: list[tuple[int, int, int]]
@@ -249,8 +250,12 @@ def _make_sandbox(orders: Orders) -> None:
             syscalls.raise_loopback()
     with Step("mounting the root"):
         overlay.open_stage(orders.work)
-        root = overlay.Overlay(orders.lower_directories, orders.upper, orders.work)
-    mounts = Mounts([MountOrder(fields) for fields in orders.mounts], devices=orders.privileged)
+        users = orders.user_marks
+        root = overlay.Overlay(
+            orders.lower_directories, orders.upper, orders.work, user_marks=users
+        )
+    orders_of_mounts = [MountOrder(fields) for fields in orders.mounts]
+    mounts = Mounts(orders_of_mounts, devices=orders.privileged, user_marks=users)
     with Step("mounting the root"):
         files = _place(orders, root)
         mounts.place(root)
@@ -315,7 +320,7 @@ def become_command(orders: Orders) -> None:
             syscalls.keep_all_capabilities()
         else:
             _limit_capabilities()
-        os.setgroups(orders.groups)
+        _set_groups(orders.groups)
         os.setresgid(orders.gid, orders.gid, orders.gid)
         if orders.no_new_privileges:
             syscalls.forbid_new_privileges()
@@ -335,6 +340,16 @@ def _limit_capabilities() -> None:
     except OSError as error:
         if error.errno != errno.EPERM:
             raise  # without CAP_SETPCAP nothing can be dropped: the place has done so itself
+
+
+def _set_groups(groups: list[int]) -> None:
+    """Not where a user namespace has one id only: there is no other group, and the kernel refuses."""
+    try:
+        os.setgroups(groups)
+    except PermissionError:
+        with open("/proc/self/setgroups", "rb") as file:
+            if file.read().strip() != b"deny":
+                raise
 
 
 def _enter_directory(orders: Orders) -> None:

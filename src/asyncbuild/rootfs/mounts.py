@@ -74,10 +74,15 @@ class _Mount:
 
 
 class Mounts:
-    """The mounts of one RUN. ``devices``: whether device nodes in what is shown can be opened."""
+    """The mounts of one RUN. ``devices``: whether device nodes in what is shown can be opened;
+    ``user_marks``: in a user namespace.
+    """
 
-    def __init__(self, orders: list[MountOrder], *, devices: bool) -> None:
+    def __init__(
+        self, orders: list[MountOrder], *, devices: bool, user_marks: bool = False
+    ) -> None:
         self._nodev = 0 if devices else MS_NODEV
+        self._user_marks = user_marks
         last = {order.target: order for order in orders}
         self._mounts = [
             _Mount(last[target], b"m%d" % number) for number, target in enumerate(sorted(last))
@@ -133,9 +138,12 @@ class Mounts:
             noexec = 0 if order.mode & 0o111 else MS_NOEXEC
             syscalls.bind(mount.name, mount.name, MS_RDONLY | MS_NOSUID | MS_NODEV | noexec)
         elif order.kind == "device":
-            os.mknod(mount.name, order.mode, order.number)
-            os.chown(mount.name, order.uid, order.gid)
-            syscalls.bind(mount.name, mount.name, 0)
+            if self._user_marks:
+                furniture.show_device(mount.name, order.mode, order.number)
+            else:
+                os.mknod(mount.name, order.mode, order.number)
+                os.chown(mount.name, order.uid, order.gid)
+                syscalls.bind(mount.name, mount.name, 0)
 
     def _make_bind(self, mount: _Mount) -> None:
         order = mount.order
@@ -169,7 +177,9 @@ class Mounts:
         # overlayfs wants two layers where there is no upper directory
         options = b"lowerdir=" + b":".join(lowers if len(lowers) > 1 else [*lowers, b"void"])
         if order.writes:
-            options = _writable(tree, order, options)
+            options += _places(tree, order) + overlay.writing(user_marks=self._user_marks)
+        else:
+            options += overlay.reading(user_marks=self._user_marks)
         flags = self._nodev | (0 if order.writes else MS_RDONLY)
         if lowers or order.writes:
             syscalls.mount(b"overlay", tree, b"overlay", flags, options)
@@ -243,8 +253,8 @@ def _make_point(root: int, path: bytes, *, directory: bool) -> int:
         os.close(above)
 
 
-def _writable(tree: bytes, order: MountOrder, options: bytes) -> bytes:
-    """The options of an overlay whose writes go to the directory ``order.writes``."""
+def _places(tree: bytes, order: MountOrder) -> bytes:
+    """The options that send the writes of an overlay to the directory ``order.writes``."""
     upper, work = (os.path.join(order.writes, name) for name in (b"upper", b"work"))
     for path in (upper, work):
         os.mkdir(path, 0o755)
@@ -252,8 +262,7 @@ def _writable(tree: bytes, order: MountOrder, options: bytes) -> bytes:
         overlay.copy_attributes(order.lowers[0], upper)
     os.symlink(upper, tree + b".u")
     os.symlink(work, tree + b".w")
-    places = b",upperdir=%b.u,workdir=%b.w" % (tree, tree)
-    return options + places + b",redirect_dir=off,metacopy=off,index=off,volatile"
+    return b",upperdir=%b.u,workdir=%b.w" % (tree, tree)
 
 
 def _write(name: bytes, order: MountOrder) -> None:

@@ -35,9 +35,22 @@ _MOST_LINKS = 40
 ROOT = b"root"
 """Where the root is mounted, in the stage."""
 
-_OPTIONS = b"upperdir=u,workdir=w,redirect_dir=off,metacopy=off,index=off,volatile,lowerdir="
-"""The upper directory stays plain (no redirects, no file without its data), and fsync costs nothing:
-an upper directory is kept only if its RUN came to its end."""
+_PLAIN = b",redirect_dir=off,metacopy=off,index=off,volatile"
+_PLAIN_FOR_USERS = b",userxattr,index=off,volatile"  # which is without the other two by itself
+
+
+def writing(*, user_marks: bool) -> bytes:
+    """The options of an overlay that is written to: the upper directory stays plain (no redirects, no file
+    without its data), and fsync costs nothing: it is kept only if its RUN came to its end.
+
+    ``user_marks``: in a user namespace, see `asyncbuild.layers.marks`.
+    """
+    return _PLAIN_FOR_USERS if user_marks else _PLAIN
+
+
+def reading(*, user_marks: bool) -> bytes:
+    """The options of an overlay that is only read."""
+    return b",userxattr" if user_marks else b""
 
 
 def open_stage(work: bytes) -> None:
@@ -54,7 +67,10 @@ def open_stage(work: bytes) -> None:
 class Overlay:
     """The layers of a root, before it is mounted: what they show together, and the stub above them."""
 
-    def __init__(self, lower_directories: list[bytes], upper: bytes, work: bytes) -> None:
+    def __init__(
+        self, lower_directories: list[bytes], upper: bytes, work: bytes, *, user_marks: bool = False
+    ) -> None:
+        self._user_marks = user_marks
         self._upper = upper
         self._stub = os.path.join(work, b"stub")
         self._lower = [b"%d" % number for number in range(len(lower_directories))]
@@ -75,7 +91,7 @@ class Overlay:
             seen = self._lower[0]
         else:
             seen = b"probe"
-            options = b"lowerdir=" + b":".join(self._lower)
+            options = b"lowerdir=" + b":".join(self._lower) + reading(user_marks=self._user_marks)
             syscalls.mount(b"overlay", seen, b"overlay", syscalls.MS_RDONLY, options)
         return os.open(seen, os.O_PATH | os.O_DIRECTORY)
 
@@ -187,7 +203,8 @@ class Overlay:
         self._copy_attributes(b".", self._upper)
         os.close(self._probe)
         stub = [b"s"] if os.listdir(self._stub) or not self._lower else []
-        options = _OPTIONS + b":".join(stub + self._lower)
+        options = b"upperdir=u,workdir=w,lowerdir=" + b":".join(stub + self._lower)
+        options += writing(user_marks=self._user_marks)
         syscalls.mount(b"overlay", ROOT, b"overlay", flags, options)
 
     def _copy_attributes(self, path: bytes, target: bytes) -> None:

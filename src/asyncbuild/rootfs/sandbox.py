@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 import trio
 
 from asyncbuild.errors import DockerfileError, IsolationError, StoreError
+from asyncbuild.layers import marks
 from asyncbuild.rootfs import init
 from asyncbuild.rootfs.interpreter import python
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
@@ -217,6 +218,10 @@ def _judge(raw: bytes) -> int:
     if kind == "store" or number in (errno.ENOSPC, errno.EDQUOT):
         raise StoreError.of(f"RUN's sandbox: {step}", OSError(number, os.strerror(number)))
     hint = _HOW if number in _NOT_PERMITTED else None
+    if "setting user" in step and number == errno.EINVAL:
+        hint = (
+            "the user namespace has no such id: RUN as another user than root needs subordinate ids"
+        )
     if "limits" in step:
         hint = "limits above the builder's own need CAP_SYS_RESOURCE"
     raise IsolationError(f"RUN's sandbox: {step} failed: {reason}", hint=hint)
@@ -250,6 +255,7 @@ def _orders(spec: RunSpec) -> init.Orders:
         for mount in spec.mounts
     ]
     orders.privileged, orders.shm_size = spec.privileged, spec.shm_size
+    orders.user_marks = marks.form() == "user"
     orders.filter = b"" if spec.privileged else system_call_filter()
     orders.no_new_privileges = spec.no_new_privileges
     orders.limits = [(LIMITS[item.name], item.soft, item.hard) for item in spec.ulimits]
