@@ -113,6 +113,44 @@ def test_the_image_is_the_one_that_root_makes(
     assert digests[0].read_text() == digests[1].read_text()
 
 
+@pytest.mark.usefixtures("small_bases")
+@pytest.mark.parametrize(
+    "way",
+    [
+        *((name, "none") for name in ("add-archive-chown", "add-archive-device", "copy-xattrs")),
+        *((name, "auto") for name in ("run-hardlink-of-base", "run-replace-kinds")),
+    ],
+)
+def test_owners_are_recorded_where_they_cannot_be_set(
+    way: tuple[str, str], lone_user: User, registry: DockerRegistry, web: WebServer, tmp_path: Path
+) -> None:
+    """One digest again: without any namespace, and in one with a single id."""
+    name, isolation = way
+    case = load_case(CASES / name)
+    push_images(case, registry)
+    place = make_context(case, registry, web, lone_user.directory)
+    give_to_user(place)
+    digests = [tmp_path / "root", lone_user.home / "digest"]
+    references = [f"{registry.host}/{who}/{name}:{isolation}" for who in ("root", "lone")]
+    env = environment(SOURCE_DATE_EPOCH=EPOCH, XDG_CACHE_HOME=str(lone_user.directory / "cache"))
+    done = asyncbuild_here(*kaniko(place, references[0], digests[0]), env=env)
+    assert done.returncode == 0, told(done)
+    given = {"SOURCE_DATE_EPOCH": EPOCH, "ASYNCBUILD_ISOLATION": isolation}
+    done = lone_user.asyncbuild(*kaniko(place, references[1], digests[1]), environ=given)
+    assert done.returncode == 0, told(done)
+    assert digests[0].read_text() == digests[1].read_text()
+
+
+def test_a_single_id_runs_as_root_alone(
+    lone_user: User, registry: DockerRegistry, busybox_base: str
+) -> None:
+    """Another user's RUN says what is missing."""
+    place = context(lone_user.directory, f"FROM {busybox_base}\nUSER app\nRUN true\n")
+    done = lone_user.asyncbuild("build", "-t", f"{registry.host}/rootless/one:latest", place)
+    assert done.returncode != 0
+    assert "RUN as another user than root needs subordinate ids" in done.stderr.decode()
+
+
 def test_what_a_run_finds(user: User, registry: DockerRegistry, busybox_base: str) -> None:
     """It is root of some 65,000 users; devices work, nothing of this machine can be mounted or read."""
     script = (

@@ -52,7 +52,7 @@ from asyncbuild.image.manifest import (
     to_docker,
     to_oci,
 )
-from asyncbuild.layers.marks import form
+from asyncbuild.layers.records import store_form
 from asyncbuild.output.built import BuiltImage
 from asyncbuild.output.write import write_output
 from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
@@ -187,7 +187,7 @@ async def _open_session(
     async with AsyncExitStack() as stack:
         told = replace(settings, on_notice=lambda text: seen.reporter.emit(WarningRaised(text)))
         registries = await stack.enter_async_context(Registries(told))
-        opened = partial(Store.open, request.store, form=form())
+        opened = partial(Store.open, request.store, form=store_form())
         store = stack.enter_context(await trio.to_thread.run_sync(opened))
         size = request.workers or max(2, os.cpu_count() or 2)
         workers = seen.workers

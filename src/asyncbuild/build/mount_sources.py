@@ -15,6 +15,7 @@ from asyncbuild.context.sources import Explain, SourceTree, not_found
 from asyncbuild.dockerfile.mounts import Mount
 from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
 from asyncbuild.layers.paths import clean
+from asyncbuild.layers.records import set_owner_and_mode
 from asyncbuild.plan.nouns import ContextRef, ImageRef, Scratch, StageRef
 from asyncbuild.rootfs.view import DirectoryTree, View
 
@@ -97,6 +98,5 @@ def _relative(entry: Entry, cut: int) -> str:
 
 
 def _dress(directory: Path, top: Entry) -> None:
-    os.chown(directory, top.uid, top.gid)
-    os.chmod(directory, top.mode)
+    set_owner_and_mode(str(directory), top)
     os.utime(directory, ns=(top.mtime_ns, top.mtime_ns))

@@ -20,6 +20,7 @@ from asyncbuild.build.step import At, text_of
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.errors import RunFailed
+from asyncbuild.layers.records import set_owner_and_mode
 from asyncbuild.report import events
 from asyncbuild.rootfs.cgroups import Limits
 from asyncbuild.rootfs.isolation import Isolation
@@ -145,8 +146,7 @@ def _dress_as_root(upper: Path, view: View) -> None:
     """Give an empty upper directory the root's attributes: overlayfs shows the upper's as the root's."""
     entry = view.lookup("")
     if entry is not None:
-        os.chown(upper, entry.uid, entry.gid)
-        os.chmod(upper, entry.mode)
+        set_owner_and_mode(str(upper), entry)
         os.utime(upper, ns=(entry.mtime_ns, entry.mtime_ns))
 
 

@@ -24,6 +24,7 @@ from typing import Final
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
 from asyncbuild.layers.marks import is_opaque, is_whiteout
+from asyncbuild.layers.records import as_recorded, records
 from asyncbuild.layers.xattrs import read_xattrs
 
 _PIECE: Final = 1 << 20
@@ -63,7 +64,7 @@ def entry_of(root: str, path: str, found: os.stat_result | None = None) -> Entry
     device = (0, 0)
     if kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE):
         device = (os.major(found.st_rdev), os.minor(found.st_rdev))
-    return Entry(
+    entry = Entry(
         path,
         kind,
         stat.S_IMODE(found.st_mode),
@@ -76,6 +77,7 @@ def entry_of(root: str, path: str, found: os.stat_result | None = None) -> Entry
         read_xattrs(where),
         FileSource(where) if kind is Kind.FILE else None,
     )
+    return as_recorded(entry, where)
 
 
 @dataclass(slots=True)
@@ -229,12 +231,13 @@ def has_names(merged: Sequence[str]) -> bool:
 def _same(entry: Entry, below: Below) -> bool:
     """Whether ``entry`` is what stands below: all that a layer could say of it, bytes included."""
     found = below.found
-    if (entry.mode, entry.uid, entry.gid, entry.mtime_ns) != (
+    status = (
         stat.S_IMODE(found.st_mode),
         found.st_uid,
         found.st_gid,
         found.st_mtime_ns,
-    ):
+    )
+    if not records() and (entry.mode, entry.uid, entry.gid, entry.mtime_ns) != status:
         return False
     old = entry_of(below.where, "", found)
     if old is None or replace(old, path=entry.path, source=entry.source) != entry:

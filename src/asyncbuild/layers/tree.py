@@ -26,6 +26,7 @@ from asyncbuild.errors import LayerError, StoreError
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.marks import is_whiteout, make_opaque, make_whiteout
+from asyncbuild.layers.records import mode_on_disk, record, record_in, records, stand_in
 from asyncbuild.layers.rooted import open_directory
 from asyncbuild.layers.xattrs import set_xattrs
 
@@ -108,8 +109,10 @@ class LayerTree:
 
         Ownership drops set-user-id bits and capabilities, so it comes first; times come last.
         """
-        mode = entry.mode
-        if (entry.uid, entry.gid) != self._owner:
+        mode = mode_on_disk(entry)
+        if records():
+            record(descriptor, entry)
+        elif (entry.uid, entry.gid) != self._owner:
             os.fchown(descriptor, entry.uid, entry.gid)
         if mode > 0o777 or mode & self._masked:
             os.fchmod(descriptor, mode)
@@ -151,11 +154,16 @@ class LayerTree:
                 raise LayerError(
                     f"{entry.path!r} is a character device 0/0: that would hide a file in overlayfs"
                 )
+            if records() and entry.kind is not Kind.FIFO:
+                stand_in(here, name, entry)
+                return
             os.mknod(name, _SPECIAL[entry.kind] | (entry.mode & 0o777), number, dir_fd=here)
-        if (entry.uid, entry.gid) != self._owner:
+        if records():
+            record_in(here, name, entry)
+        elif (entry.uid, entry.gid) != self._owner:
             os.chown(name, entry.uid, entry.gid, dir_fd=here, follow_symlinks=False)
         if entry.kind is not Kind.SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=here)  # just made, and no link
+            os.chmod(name, mode_on_disk(entry), dir_fd=here)  # just made, and no link
         if entry.xattrs:
             set_xattrs(f"/proc/self/fd/{here}/{name}", entry.xattrs)
         times = (entry.mtime_ns, entry.mtime_ns)
@@ -390,8 +398,11 @@ class LayerTree:
             entry = self._directories[path] or Entry(path, Kind.DIRECTORY, 0o755)
             descriptor = open_directory(self._root, path, by_kernel=self._by_kernel)
             try:
-                os.fchown(descriptor, entry.uid, entry.gid)
-                os.fchmod(descriptor, entry.mode)
+                if records():
+                    record(descriptor, entry)
+                else:
+                    os.fchown(descriptor, entry.uid, entry.gid)
+                os.fchmod(descriptor, mode_on_disk(entry))
                 set_xattrs(descriptor, entry.xattrs)
                 os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
             finally:
@@ -421,7 +432,8 @@ def _prepare(root: int, destination: str) -> None:
     if os.listdir(root):
         raise StoreError(f"{destination} is not empty: a layer needs a directory of its own")
     # A set-group-id bit here would change the group of what is made below.
-    os.fchown(root, 0, 0)
+    if not records():
+        os.fchown(root, 0, 0)
     os.fchmod(root, 0o700)
 
 

@@ -3,7 +3,8 @@
 ``user.*``, ``security.capability``, POSIX access lists and ``trusted.*`` belong to a file. The others
 belong to the machine it is on (SELinux labels, IMA) and stay there, in both directions. What overlayfs
 keeps for itself (``trusted.overlay.*``, ``user.overlay.*``) is never read from a layer nor written to
-one (see `asyncbuild.layers.marks`): a layer that could set it could redirect or hide files of others.
+one (see `asyncbuild.layers.marks`): a layer that could set it could redirect or hide files of others. Nor
+is what we keep there ourselves (`asyncbuild.layers.records`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-_OVERLAY: Final = ("trusted.overlay.", "user.overlay.")
+from asyncbuild.layers.records import PREFIX, records
+
+_OVERLAY: Final = ("trusted.overlay.", "user.overlay.", PREFIX)
 _FAMILIES: Final = ("user.", "trusted.")
 _SINGLE: Final = (
     "security.capability",
@@ -56,6 +59,6 @@ def set_xattrs(path: str | int, xattrs: Iterable[tuple[str, bytes]]) -> None:
         try:
             os.setxattr(path, name, value, follow_symlinks=follow)
         except OSError as error:
-            refused = error.errno == errno.EPERM and name.startswith(_FAMILIES)
+            refused = error.errno == errno.EPERM and (name.startswith(_FAMILIES) or records())
             if error.errno != errno.ENOTSUP and not refused:
                 raise

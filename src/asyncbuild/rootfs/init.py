@@ -311,7 +311,7 @@ def become_command(orders: Orders) -> None:
     with Step("opening /dev/null"):
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         for stream in (1, 2):  # or a user could not open /dev/stdout (as runc does)
-            os.fchown(stream, orders.uid, -1)
+            _give_stream(stream, orders.uid)
     with Step("setting resource limits"):
         for resource, soft, hard in orders.limits:
             syscalls.set_limit(resource, soft, hard)
@@ -340,6 +340,15 @@ def _limit_capabilities() -> None:
     except OSError as error:
         if error.errno != errno.EPERM:
             raise  # without CAP_SETPCAP nothing can be dropped: the place has done so itself
+
+
+def _give_stream(stream: int, uid: int) -> None:
+    """An id that the user namespace has not got is refused where it is taken on, with a better word."""
+    try:
+        os.fchown(stream, uid, -1)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _set_groups(groups: list[int]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from asyncbuild.layers.changeset import Entry, FileSource, Kind, path_order
 from asyncbuild.layers.marks import make_opaque, make_whiteout
+from asyncbuild.layers.records import records, set_owner_and_mode
 from asyncbuild.layers.xattrs import set_xattrs
 
 _NO_LINK = (errno.EMLINK, errno.EXDEV, errno.EPERM)
@@ -89,6 +90,8 @@ def _make_anew(host: str, entry: Entry, source: str | None) -> None:
     elif entry.kind is Kind.FILE:
         assert source is not None
         shutil.copyfile(source, host, follow_symlinks=False)
+    elif records() and entry.kind is not Kind.FIFO:
+        os.close(os.open(host, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     else:
         os.mknod(host, _DEVICES[entry.kind], os.makedev(*entry.device))
     _set_attributes(host, entry)
@@ -96,8 +99,6 @@ def _make_anew(host: str, entry: Entry, source: str | None) -> None:
 
 def _set_attributes(host: str, entry: Entry) -> None:
     """Owner first (it drops set-id bits and capabilities), times last."""
-    os.chown(host, entry.uid, entry.gid, follow_symlinks=False)
-    if entry.kind is not Kind.SYMLINK:
-        os.chmod(host, entry.mode)
+    set_owner_and_mode(host, entry)
     set_xattrs(host, entry.xattrs)
     os.utime(host, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)

@@ -17,6 +17,7 @@ from typing import Protocol
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
 from asyncbuild.layers.marks import family, is_opaque, is_whiteout
 from asyncbuild.layers.paths import ancestors, join, parent_of
+from asyncbuild.layers.records import as_recorded
 from asyncbuild.layers.xattrs import read_xattrs
 
 _KINDS = {
@@ -141,6 +142,7 @@ def _node(path: str, host: str, status: os.stat_result) -> Node | None:
         xattrs,
         FileSource(host) if is_file else None,
     )
+    entry = as_recorded(entry, host)
     shared = is_file and status.st_nlink > 1
     return Node(
         entry,
