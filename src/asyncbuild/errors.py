@@ -20,6 +20,7 @@
     +-- LayerError                  65   a layer's tar is damaged or hostile
     +-- StoreError                  74   the disk: full, read-only, not permitted
     +-- IsolationError              77   this place does not permit what a RUN needs
+    +-- SourceDenied                77   a policy forbids an image, a URL, a repository, a context
 
 Each error says whose fault it is, where it happened, and (``hint``) what to do. ``temporary`` says
 whether the same call may succeed later. The exit codes are those of docs/reference/exit-codes.md.
@@ -257,5 +258,11 @@ class StoreError(AsyncbuildError):
 
 class IsolationError(AsyncbuildError):
     """This place does not permit what a RUN needs (mounts, namespaces, chroot)."""
+
+    exit_code = 77
+
+
+class SourceDenied(AsyncbuildError):
+    """An image, a URL, a repository or a context may not be used: the policy says so."""
 
     exit_code = 77

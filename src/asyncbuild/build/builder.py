@@ -23,6 +23,7 @@ from asyncbuild.build.checking import check_late, tell_notices
 from asyncbuild.build.entitlements import check_plan_entitlements
 from asyncbuild.build.executor import execute_stage
 from asyncbuild.build.futures import Ledger
+from asyncbuild.build.gate import check_plan_sources
 from asyncbuild.build.isolation import check_plan_isolation
 from asyncbuild.build.job import Job, time_text
 from asyncbuild.build.keeping import keep_unpushed
@@ -91,6 +92,10 @@ def plan_build(request: BuildRequest) -> Plan:
     )
     check_plan_remotes(plan)
     check_plan_entitlements(plan, request.run.allow)
+    own = {"context": str(request.context)}
+    if request.context is None or request.context_is_remote:
+        own = {}  # judged when it was fetched
+    check_plan_sources(plan, {**own, **request.contexts}, request.gate)
     return plan
 
 
@@ -232,8 +237,8 @@ async def _run(session: Session) -> BuildResult:
     for planned in plan.images:
         if planned.image.reference.registry == LAYOUT_HOST:
             continue
-        client = session.job.registries.client(planned.image.reference.registry)
-        client.expect(planned.image.reference.repository, "pull")
+        reference = session.request.gate.image(planned.image.reference)
+        session.job.registries.client(reference.registry).expect(reference.repository, "pull")
     for planned in plan.images:
         session.supply.image(planned.image.reference, planned.image.platform)
     for index in plan.needed:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 import trio
 
+from asyncbuild.build.gate import SourceGate
 from asyncbuild.build.run_options import RunOptions, SshSource
 from asyncbuild.dockerfile.remote import WebFile, redacted
 from asyncbuild.errors import AsyncbuildError, FetchFailed, InputError, StoreError
@@ -91,6 +92,7 @@ class FetchTools:
     limits: LayerLimits = LIMITS
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     chance: random.Random = field(default_factory=random.Random)
+    gate: SourceGate = field(default_factory=SourceGate)
 
 
 class WebFetcher:
@@ -109,8 +111,10 @@ class WebFetcher:
         """Fetch ``file``, trying again where that may help.
 
         `FetchFailed` if it cannot be had, or is not what ``checksum`` says; `InputError` if the server
-        does not have it or does not give it to us; `StoreError` for the disk.
+        does not have it or does not give it to us; `StoreError` for the disk; `SourceDenied` before any
+        request if the policy does not allow it.
         """
+        file, checksum = self._tools.gate.file(file, checksum)
         failures = 0
         while True:
             try:

@@ -67,6 +67,7 @@ class Git:
 
         `InputError` if the remote does not have it, `FetchFailed` if the remote cannot be asked.
         """
+        self._tools.gate.repository(wanted)
         if wanted.ref.startswith("-"):
             raise InputError(f"{wanted.shown}: a ref cannot begin with a dash")
         if wanted.fetch_by_commit and not is_commit(wanted.ref):

@@ -96,7 +96,7 @@ class Remotes:
     async def fingerprint(self, instruction: Add, remote: Remote) -> Value:
         """What one source of a resolved ADD is, for its key; fetched only where nothing else tells."""
         if isinstance(remote, WebFile):
-            checksum = checksum_of(instruction)
+            _, checksum = self._tools.gate.file(remote, checksum_of(instruction))
             digest = checksum or (await self.file(remote).wait()).digest
             return "url", remote.name, str(digest)
         found = await self.commit(remote).wait()
@@ -135,6 +135,7 @@ def fetch_tools(job: Job, request: BuildRequest) -> FetchTools:
         ssh=request.run.ssh.get("default"),
         policy=settings.policy,
         chance=settings.chance,
+        gate=request.gate,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asyncbuild.build.gate import SourceGate
 from asyncbuild.build.run_options import RunOptions
 from asyncbuild.image.config import ImageConfig
 from asyncbuild.image.manifest import Manifest
@@ -100,6 +101,7 @@ class BuildRequest:
     contexts: Mapping[str, str] = field(default_factory=dict)
     context_is_remote: bool = False
     limits: LayerLimits = LIMITS
+    gate: SourceGate = field(default_factory=SourceGate)
     compression: Compression = GZIP
     docker_media_types: bool | None = False
     keep_immutable_tags: bool = False

@@ -79,7 +79,9 @@ class Session:
         layouts = NamedContexts.parse(plan.contexts).layouts
         keep = bool(request.outputs) or _leaves_home(request, plan)
         warmed = warmed_images(job, request.cache_dir, request.cache_ttl)
-        self.supply = Supply(job, keep_blobs=keep, layouts=layouts, warmed=warmed)
+        self.supply = Supply(
+            job, keep_blobs=keep, layouts=layouts, warmed=warmed, gate=request.gate
+        )
         newest = request.created if request.clamp_times else None
         trim = Trim.of(request.ignored_paths, newest)
         self.packer = Packer(job, request.compression, trim)
@@ -335,7 +337,8 @@ def _leaves_home(request: BuildRequest, plan: Plan) -> bool:
     """Whether the base's layers may have to be sent to a registry that they are not in."""
     line = line_of(plan)
     bases = [stage.base for stage in plan.stages if stage.index in line]
-    homes = {base.reference.registry for base in bases if isinstance(base, ImageRef)}
+    images = [request.gate.image(base.reference) for base in bases if isinstance(base, ImageRef)]
+    homes = {image.registry for image in images}
     return bool(homes) and any(item.registry not in homes for item in request.destinations)
 
 

@@ -9,7 +9,7 @@ so that all layers of all images come in one wave and no connection waits for a 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ import trio
 from asyncbuild.build.bases import no_such_image, parse_config, platforms
 from asyncbuild.build.fetching import Fetch
 from asyncbuild.build.futures import Future
+from asyncbuild.build.gate import SourceGate
 from asyncbuild.build.growing import GrowingFile, verify_blob
 from asyncbuild.build.job import Job
 from asyncbuild.build.layouts import take_manifest
 from asyncbuild.build.turns import Turns
 from asyncbuild.build.warmed import WarmedImages
+from asyncbuild.build.waves import waves
 from asyncbuild.cache.results import CachedLayer, CacheLost
 from asyncbuild.errors import (
     ImageNotFound,
@@ -63,7 +65,6 @@ from asyncbuild.store.store import UnpackedLayer
 
 T = TypeVar("T")
 
-_FIRST_WAVE = 1 << 20  # bytes: less than what a round trip to a far registry costs
 MAX_STREAMS = 16
 """Downloads under way at once: enough for one wave, few enough for one host's connection limits."""
 
@@ -92,13 +93,15 @@ class Supply:
         keep_blobs: bool,
         layouts: Mapping[str, str] | None = None,
         warmed: WarmedImages | None = None,
+        gate: SourceGate | None = None,
     ) -> None:
         """``keep_blobs``: base layers will be needed as blobs too (a local output, another registry).
 
         ``layouts`` are the OCI layouts that have the images of `LAYOUT_HOST`, by repository; ``warmed`` is
-        looked into before a registry is asked.
+        looked into before a registry is asked; ``gate`` says which images may be used.
         """
         self._warmed = warmed
+        self._gate = gate or SourceGate()
         self._layouts = {name: Path(path) for name, path in (layouts or {}).items()}
         self._job = job
         self._store = job.store
@@ -223,6 +226,7 @@ class Supply:
 
     async def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         started = trio.current_time()
+        reference = self._gate.image(reference)
         try:
             manifest = await self._manifest(reference, reference.identifier)
         except ImageNotFound as error:
@@ -315,7 +319,7 @@ class Supply:
     async def _look(self, image: BaseImage, paths: tuple[str, ...]) -> View:
         top = len(image.layers)
         sizes = [descriptor.size for descriptor, _ in reversed(image.layers)]
-        for count in [] if any(map(_is_pattern, paths)) else _waves(sizes):
+        for count in [] if any(map(_is_pattern, paths)) else waves(sizes):
             flights = [self.layer(image, top - 1 - depth) for depth in range(count)]
             trees = [DirectoryTree((await flight.wait()).path) for flight in flights]
             view = View(trees)
@@ -418,19 +422,6 @@ class Supply:
             shutil.copyfile(spool.path, source)
         self._store.commit_blob(source, descriptor.digest, descriptor.size)
         spool.path = kept
-
-
-def _waves(sizes: Sequence[int]) -> Iterator[int]:
-    """How many of the topmost layers to have, wave after wave; each at least doubles the bytes.
-
-    So what is fetched in vain is bounded by what was needed, and the waves are few. All layers are no wave.
-    """
-    fetched, goal = 0, _FIRST_WAVE
-    for count, size in enumerate(sizes[:-1], 1):
-        fetched += size
-        if fetched >= goal or fetched + sizes[count] > goal:
-            yield count
-            goal = max(2 * fetched, _FIRST_WAVE)
 
 
 def _is_pattern(path: str) -> bool:

@@ -8,6 +8,7 @@ from asyncbuild.cli.cache_options import add_cache_options
 from asyncbuild.cli.helptext import add_command
 from asyncbuild.cli.image_arguments import add_image_commands
 from asyncbuild.cli.limits import add_limit_options
+from asyncbuild.cli.policy import add_policy_option
 from asyncbuild.cli.registry_options import add_registry_options
 from asyncbuild.cli.run_options import add_run_options
 
@@ -122,6 +123,7 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add_cache_options(build.add_argument_group("cache"))
     add_run_options(build.add_argument_group("RUN"))
     add_limit_options(build)
+    add_policy_option(build)
     add("--pull", action="store_true", help=argparse.SUPPRESS)  # tags are always resolved anew
 
 

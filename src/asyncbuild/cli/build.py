@@ -21,6 +21,7 @@ from asyncbuild.cli.inputs import check_places, pairs, read_inputs
 from asyncbuild.cli.interrupt import interruptible
 from asyncbuild.cli.limits import read_limits
 from asyncbuild.cli.places import store_directory
+from asyncbuild.cli.policy import read_gate
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.cli.run_options import read_run_options
 from asyncbuild.errors import UsageError
@@ -53,6 +54,8 @@ def build(options: argparse.Namespace) -> int:
 
         call = Call.parse(options.call)
         if call is not None:
+            if options.policy is not None:
+                raise UsageError("--policy is for builds, and this asks a question")
             return answer(call, read_inputs(options), options)
     request = read_request(options)
     settings = registry_settings(options, request, os.environ)
@@ -139,6 +142,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         network=options.network,
         run=read_run_options(options, os.environ),
         limits=read_limits(options),
+        gate=read_gate(options),
         compression=_compression(outputs),
         docker_media_types=any(item.oci_media_types is False for item in outputs),
         stdout=sys.stdout.fileno() if any(item.to_stdout for item in outputs) else 1,

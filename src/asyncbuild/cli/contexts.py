@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from asyncbuild.cli.limits import read_limits
 from asyncbuild.cli.places import store_directory
+from asyncbuild.cli.policy import read_gate
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.dockerfile.remote import Remote, WebFile, parse_context_remote, redacted
 from asyncbuild.dockerfile.source import Problem
@@ -187,6 +188,7 @@ def _tools(options: argparse.Namespace) -> FetchTools:
             secrets_of(RunOptions(secrets=secrets)),
             SshSource(Path(agent)) if agent else None,
             read_limits(options),
+            gate=read_gate(options),
         )
         options.fetch_tools = known
     return known
