@@ -61,7 +61,7 @@ def web(session_path: Path) -> Iterator[WebServer]:
 @pytest.fixture(scope="session")
 def auth_registry(session_path: Path) -> Iterator[DockerRegistry]:
     """A docker-registry that asks for a user and a password (basic authentication)."""
-    login = Login("builder", "only for tests")
+    login = Login("builder", "a-passw0rd only for tests")
     with running_registry(session_path / "auth-registry", login=login) as running:
         yield running
 

@@ -57,3 +57,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_tests_of_the_security_page_exist() -> None:
+    """Each test that SECURITY.md calls a proof is a file of this repository."""
+    named = re.findall(r"`(tests/[\w/.-]+)`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -25,11 +28,11 @@ RUN --mount=type=cache,id=secrets,target=/c --mount=type=secret,id=one,target=/r
 """
 
 
-def shapes() -> list[bytes]:
-    """The secrets, as they are and in base64 at every place that they may stand at in a longer text."""
+def shapes(*secrets: str) -> list[bytes]:
+    """The secrets, as they are, in a URL, and in base64 at every place that they may stand at in a longer text."""
     found = []
-    for secret in (FILE.encode(), VARIABLE.encode()):
-        found.append(secret)
+    for secret in (text.encode() for text in secrets):
+        found += [secret, quote(secret).encode()]
         for shift in range(3):
             coded = base64.b64encode(b"x" * shift + secret)
             found.append(coded[4 : 4 + len(secret)])
@@ -76,5 +79,63 @@ def test_nothing_is_left(
         assert done.stderr.count(b"****") >= 2
     everything = [*texts_below(left), *texts_below(Path(registry.log).parent)]
     assert len(everything) > 20
-    found = [str(path) for path, data in everything for shape in shapes() if shape in data]
+    shaped = shapes(FILE, VARIABLE)
+    found = [str(path) for path, data in everything for shape in shaped if shape in data]
+    assert found == []
+
+
+def command_lines_of(process: subprocess.Popen[bytes]) -> set[bytes]:
+    """What anyone on the machine could read of the process and its descendants, looked at until it ends."""
+    seen = set()
+    while process.poll() is None:
+        family = {process.pid}
+        for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+            with contextlib.suppress(OSError, ValueError):
+                words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                if pid in family or int(words[1]) in family:
+                    family.add(pid)
+                    seen.add(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return seen
+
+
+@pytest.mark.parametrize("password", ["a-passw0rd only for tests", "wr0ng-passw0rd-of-tests"])
+def test_logins_are_nowhere(
+    busybox_base: str,
+    auth_registry: DockerRegistry,
+    shm_path: Path,
+    password: str,
+) -> None:
+    """The login of the registry, good or refused, and the password of a proxy: in no file, line or process."""
+    context, left = shm_path / "context", shm_path / "left"
+    for path in (context, left):
+        path.mkdir()
+    (context / "Dockerfile").write_text(f"FROM {busybox_base}\nRUN sleep 0.2; env > /variables\n")
+    login = f"{auth_registry.username}:{password}"
+    pair = base64.b64encode(login.encode()).decode()
+    configured = json.dumps({"auths": {auth_registry.host: {"auth": pair}}})
+    proxy = "http://someone:pr0xy-passw0rd-of-tests@proxy.invalid:3128"
+    command = [sys.executable, "-m", "asyncbuild", "build", "--progress", "plain"]
+    command += ["--store", str(left / "store"), "--trace", str(left / "trace")]
+    command += [
+        "--metadata-file",
+        str(left / "metadata"),
+        "-t",
+        f"{auth_registry.host}/secret/login",
+    ]
+    command += ["--push", "--cache-to", f"type=registry,ref={auth_registry.host}/secret/logins"]
+    environment = {**os.environ, "DOCKER_AUTH_CONFIG": configured, "HTTPS_PROXY": proxy}
+    with (
+        (left / "output").open("wb") as output,
+        subprocess.Popen(
+            [*command, str(context)], env=environment, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        lines = command_lines_of(process)
+    assert process.returncode == (0 if password == auth_registry.password else 77)
+    assert any(b"asyncbuild" in line for line in lines)
+    everything = [*texts_below(left), *((Path("/proc"), line) for line in lines)]
+    if process.returncode == 0:
+        everything += texts_below(Path(auth_registry.log).parent)
+    shaped = [*shapes(login, password, "pr0xy-passw0rd-of-tests"), pair.encode()]
+    found = [str(path) for path, data in everything for shape in shaped if shape in data]
     assert found == []
