@@ -4,7 +4,7 @@ Debian comes from debootstrap with the mirror that this machine's apt is configu
 above it come from ``apt-get install`` in a buildah build, so that no builder under test has made its
 own input. Everything lies under ``cache_directory()``: an OCI layout ``layout`` with one tag per base,
 and ``seed``, the storage of a docker-registry that already holds all of them (``bases/many``,
-``bases/a`` ... ``bases/d``).
+``bases/a`` ... ``bases/d``, ``bases/large``, ``bases/small-layers``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -44,6 +45,9 @@ SIBLINGS = {
     "c": "git curl ca-certificates",
     "d": "perl libperl-dev sqlite3",
 }
+
+#: Bases whose layers above Debian's do not compress: how many, and how many MB each (J7, J8).
+RANDOM_LAYERS = {"large": (1, 500), "small-layers": (31, 1)}
 
 _INSTALL = (
     "RUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends {} "
@@ -97,14 +101,17 @@ def apt_mirror() -> tuple[str, str]:
 def make_bases() -> None:
     """Make every base that is not there yet (some minutes the first time)."""
     cache = cache_directory()
-    if (cache / "bases.json").exists():
+    wanted = {"many", *SIBLINGS, *RANDOM_LAYERS}
+    if (cache / "bases.json").exists() and wanted <= load_bases().keys():
         return
     cache.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     _debootstrap(cache)
-    _build(cache, "many", MANY_LAYERS)
-    for name, packages in SIBLINGS.items():
-        _build(cache, name, (packages,))
+    steps = {"many": [_INSTALL.format(packages) for packages in MANY_LAYERS]}
+    steps |= {name: [_INSTALL.format(packages)] for name, packages in SIBLINGS.items()}
+    steps |= {name: _random_steps(cache, *shape) for name, shape in RANDOM_LAYERS.items()}
+    for name, lines in steps.items():
+        _build(cache, name, lines)
     _seed(cache)
     shutil.rmtree(cache / "buildah", ignore_errors=True)
     print(f"perf/bases: made in {time.monotonic() - started:.0f} s under {cache}", file=sys.stderr)
@@ -145,13 +152,23 @@ def _carry_apt_settings(root: Path) -> None:
             shutil.copy(path, root / "etc/apt/apt.conf.d" / path.name)
 
 
-def _build(cache: Path, name: str, layers: tuple[str, ...]) -> None:
-    """One base as an image of ``len(layers) + 1`` layers, into the OCI layout under its name."""
+def _random_steps(cache: Path, count: int, megabytes: int) -> list[str]:
+    """Instructions that add ``count`` files of random bytes, the same ones each time, a layer each."""
+    context = cache / "empty"
+    context.mkdir(exist_ok=True)
+    for number in range(count):
+        with (context / f"random-{megabytes}-{number}").open("wb") as file:
+            for part in range(megabytes):
+                file.write(random.Random(number * 1000 + part).randbytes(1_000_000))
+    return [f"COPY random-{megabytes}-{number} /random-{number}" for number in range(count)]
+
+
+def _build(cache: Path, name: str, steps: list[str]) -> None:
+    """One base as an image of ``len(steps) + 1`` layers, into the OCI layout under its name."""
     context = cache / "empty"
     context.mkdir(exist_ok=True)
     if not (context / "minbase.tar").exists():
         os.link(cache / "minbase.tar", context / "minbase.tar")
-    steps = [_INSTALL.format(packages) for packages in layers]
     dockerfile = cache / f"Dockerfile.{name}"
     dockerfile.write_text(
         "\n".join(["FROM scratch", "ADD minbase.tar /", *steps, 'CMD ["bash"]', ""])
@@ -178,7 +195,7 @@ def _seed(cache: Path) -> None:
     """Push every base into a docker-registry's storage and note what each consists of."""
     shutil.rmtree(cache / "seed", ignore_errors=True)
     with Registry(cache / "seed") as registry:
-        for name in ("many", *SIBLINGS):
+        for name in ("many", *SIBLINGS, *RANDOM_LAYERS):
             source, target = f"oci:{cache / 'layout'}:{name}", f"{registry.address}/bases/{name}:1"
             _run("skopeo", "copy", "-q", "--dest-tls-verify=false", source, f"docker://{target}")
     describe_bases(cache)

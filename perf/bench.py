@@ -58,13 +58,15 @@ class Stand:
 
 
 @contextlib.contextmanager
-def far_registry(stand: Stand, link: Link, log: Path) -> Iterator[Path]:
-    """A fresh registry behind the link at the stand's port; yields its storage."""
+def far_registry(stand: Stand, link: Link, log: Path, *, again: bool = False) -> Iterator[Path]:
+    """A fresh registry behind the link at the stand's port; yields its storage. ``again``: the one before,
+    with what was pushed to it.
+    """
     storage = stand.scratch / "registry"
-    copy_of_seed(seed_directory(), storage)
+    if not again:
+        copy_of_seed(seed_directory(), storage)
     with Registry(storage) as registry, FarLink(registry.address, link, log, stand.port):
         yield storage
-    shutil.rmtree(storage)
 
 
 def run_case(case: Case, stand: Stand, repeat: int) -> Run:
@@ -73,17 +75,25 @@ def run_case(case: Case, stand: Stand, repeat: int) -> Run:
     state.mkdir()
     near = f"127.0.0.1:{stand.port}"
     context = lay_out(case.job, near)
+    change = case.job.change or _no_change
     build = Build(context, near, f"built/{case.job.name.lower()}", state)
+    build = replace(build, destinations=case.job.destinations, cached=case.state == "cached")
     output = stand.results / "logs" / f"{case.name}-{repeat}.log"
     requests = stand.results / "requests" / f"{case.name}-{repeat}.jsonl"
     output.unlink(missing_ok=True)
     if case.link.tls:
         build = replace(build, ca=certificate(requests.parent)[0])
     try:
-        if case.state == "warm":
+        if case.state != "cold":
+            change(context, 0)
             with far_registry(stand, replace(case.link, rtt=0.0), requests.with_suffix(".warm-up")):
                 _measured(case.tool, build, output)
-        with far_registry(stand, case.link, requests) as storage:
+        if case.state == "cached":
+            _remove(state)
+            state.mkdir()
+            build = replace(build, repository=f"{build.repository}-again")
+        change(context, 1)
+        with far_registry(stand, case.link, requests, again=case.state == "cached") as storage:
             usage = _measured(case.tool, build, output)
             tag = (
                 storage
@@ -95,7 +105,12 @@ def run_case(case: Case, stand: Stand, repeat: int) -> Run:
         traffic = read_log(requests, usage.started)
     finally:
         _remove(state)
+        shutil.rmtree(stand.scratch / "registry", ignore_errors=True)
     return _as_run(case, repeat, usage, traffic, arrived=arrived)
+
+
+def _no_change(context: Path, turn: int) -> None:
+    """The measured build is the one before."""
 
 
 def _measured(tool: Tool, build: Build, output: Path) -> Usage:
@@ -153,7 +168,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--rtts", type=_listed, default=["0", "100"], help="round trips in milliseconds"
     )
     parser.add_argument(
-        "--states", type=_listed, default=["cold"], help="of cold,warm (warm: the tool's own store)"
+        "--states",
+        type=_listed,
+        help="of cold,warm,cached (the tool's own store; a cache in the registry); else each job's own",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bandwidth", type=float, default=Link(0).bandwidth, help="bytes a second")
@@ -177,7 +194,7 @@ def cases(options: argparse.Namespace) -> Iterator[list[Case]]:
     """The cases that are compared with each other, group by group."""
     tools = known_tools()
     for job in options.jobs:
-        for state in options.states:
+        for state in options.states or [JOBS[job].state]:
             for rtt in options.rtts:
                 rates = (options.bandwidth, options.per_connection, options.window)
                 speech = (options.tls, options.token, options.redirect)

@@ -2,9 +2,9 @@
 day.
 
 J1 metadata only; J2 a large context and a trivial RUN on the many-layer base; J3 four independent
-stages and a final one. A job says what its limit depends on (`Work`); J4 to J8 differ in state and
-shape, not in kind: they are further entries of `JOBS`, with a ``warm_up`` where the tool has built
-before.
+stages and a final one; J4 is J3 again with a warm cache in the registry, J4c after one file changed; J5 a
+cached RUN, then metadata; J6 thirty cached steps; J7 a large layer each way; J8 many small layers for two
+destinations. A job says what its limit depends on (`Work`), and from which state it starts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class Job:
     """One thing to build. ``dockerfile`` gets the bases' prefix; ``fill`` writes the rest of the
-    context once.
+    context once. ``state``: ``cold``, or ``cached`` (this tool built it before and exported its cache to the
+    registry; nothing is left of it here). ``change`` writes what differs between that build (0) and the
+    measured one (1). ``destinations``: how many names the image is pushed to.
     """
 
     name: str
@@ -50,6 +52,9 @@ class Job:
     dockerfile: Callable[[str], str]
     fill: Callable[[Path], None]
     work: Work
+    state: str = "cold"
+    change: Callable[[Path, int], None] | None = None
+    destinations: int = 1
 
 
 def lay_out(job: Job, registry: str) -> Path:
@@ -123,6 +128,47 @@ def _j3_fill(context: Path) -> None:
         write_files(context / name, 500, 10_000, seed=30 + number)
 
 
+def _one_file(context: Path, turn: int) -> None:
+    (context / "a" / "changed.txt").write_text(f"{turn}\n")
+
+
+def _j5(bases: str) -> str:
+    return f"""FROM {bases}/many:1
+RUN cat /etc/os-release > /made && sleep 2
+ENV APP_HOME=/app
+LABEL org.example.job=j5
+CMD ["python3", "-V"]
+"""
+
+
+def _j6(bases: str) -> str:
+    steps = [
+        f"COPY f{number} /srv/f{number}" if number % 2 else f"RUN echo {number} > /made-{number}"
+        for number in range(30)
+    ]
+    return "\n".join([f"FROM {bases}/a:1", *steps, ""])
+
+
+def _small_files(context: Path) -> None:
+    for number in range(30):
+        (context / f"f{number}").write_bytes(random.Random(number).randbytes(20_000))
+
+
+def _j7(bases: str) -> str:
+    return f"FROM {bases}/large:1\nRUN echo built > /built\nCOPY large /large-too\n"
+
+
+def _j7_fill(context: Path) -> None:
+    with (context / "large").open("wb") as file:
+        for number in range(500):
+            file.write(random.Random(number).randbytes(1_000_000))
+
+
+def _j8(bases: str) -> str:
+    copies = "".join(f"COPY f{number} /new/f{number}\n" for number in range(30))
+    return f"FROM {bases}/small-layers:1\n{copies}"
+
+
 JOBS = {
     job.name: job
     for job in (
@@ -140,6 +186,33 @@ JOBS = {
             _j3,
             _j3_fill,
             Work(tuple(SIBLINGS), 16_000_000, 200_000, 800, run_seconds=2.1),
+        ),
+        Job("J4", "J3, all of it cached in the registry", _j3, _j3_fill, Work(), "cached"),
+        Job(
+            "J4c",
+            "J3, cached in the registry but for one file of one stage",
+            _j3,
+            _j3_fill,
+            Work(("a",), 4_000_000, 50_000, 200, run_seconds=2.1, round_trips=6),
+            "cached",
+            _one_file,
+        ),
+        Job("J5", "a cached RUN, then metadata", _j5, _nothing, Work(), "cached"),
+        Job("J6", "thirty steps, all cached", _j6, _small_files, Work(), "cached"),
+        Job(
+            "J7",
+            "a layer of 500 MB each way, and a small RUN",
+            _j7,
+            _j7_fill,
+            Work(("large",), 500_000_000, 500_000_000, 1),
+        ),
+        Job(
+            "J8",
+            "thirty new small layers on 32 small layers, for two destinations",
+            _j8,
+            _small_files,
+            Work((), 600_000, 600_000, 30),
+            destinations=2,
         ),
     )
 }

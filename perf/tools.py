@@ -25,8 +25,8 @@ from perf.measure import Cell
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One build: a context with a Dockerfile, a destination at ``registry`` (``host:port``), the tool's
-    state, and the certificate of a registry that speaks TLS.
+    """One build: a context with a Dockerfile, destinations at ``registry`` (``host:port``), the tool's
+    state, and the certificate of a registry that speaks TLS. ``cached``: with a cache in the registry.
     """
 
     context: Path
@@ -34,11 +34,19 @@ class Build:
     repository: str
     state: Path
     ca: Path | None = None
+    destinations: int = 1
+    cached: bool = False
 
     @property
-    def destination(self) -> str:
-        """The reference that is pushed."""
-        return f"{self.registry}/{self.repository}:1"
+    def names(self) -> list[str]:
+        """The references that are pushed."""
+        more = [f"{self.registry}/{self.repository}-{n}:1" for n in range(2, self.destinations + 1)]
+        return [f"{self.registry}/{self.repository}:1", *more]
+
+    @property
+    def cache(self) -> str:
+        """The repository of the cache."""
+        return f"{self.registry}/cache"
 
 
 class Tool(Protocol):
@@ -100,7 +108,11 @@ class Asyncbuild:
 
     def command(self, build: Build) -> list[str]:
         store = ["--store", str(build.state / "store")]
-        target = ["-t", build.destination, "--progress", "plain"]
+        target = [word for name in build.names for word in ("-t", name)]
+        target += ["--progress", "plain"]
+        if build.cached:
+            cache = f"type=registry,ref={build.cache}"
+            target += ["--cache-from", cache, "--cache-to", f"{cache},mode=max"]
         if build.ca is not None:
             target += ["--registry-ca", f"{build.registry}={build.ca}"]
         return [*self._program(), "build", *store, *target, *self.options, str(build.context)]
@@ -131,9 +143,12 @@ class Buildah:
             "--isolation=chroot",
             "--tls-verify=false",
         ]
-        bud = [*buildah, "bud", *flags, "-t", build.destination, str(build.context)]
-        push = [*buildah, "push", "--tls-verify=false", build.destination]
-        return ["/bin/sh", "-c", f"{shlex.join(bud)} && {shlex.join(push)}"]
+        if build.cached:
+            flags += [f"--cache-from={build.cache}", f"--cache-to={build.cache}"]
+        tags = [word for name in build.names for word in ("-t", name)]
+        bud = [*buildah, "bud", *flags, *tags, str(build.context)]
+        pushes = [[*buildah, "push", "--tls-verify=false", name] for name in build.names]
+        return ["/bin/sh", "-c", " && ".join(shlex.join(words) for words in (bud, *pushes))]
 
     def running(self, build: Build, cell: Cell) -> contextlib.AbstractContextManager[None]:
         del build, cell
@@ -167,13 +182,18 @@ class Kaniko:
         jail = [sys.executable, "-I", "-S", str(Path(__file__).with_name("jail.py"))]
         inside = [str(root), (root / ".perf-jail").read_text(), str(build.context)]
         executor = ["/kaniko/executor", "--force", "--context=dir:///workspace"]
-        executor += ["--dockerfile=/workspace/Dockerfile", f"--destination={build.destination}"]
+        executor += [
+            "--dockerfile=/workspace/Dockerfile",
+            *(f"--destination={name}" for name in build.names),
+        ]
         if build.ca is None:
             executor += ["--insecure", "--insecure-pull"]
         else:
             executor.append(
                 f"--registry-certificate={build.registry}=/kaniko/ssl/certs/farsite.crt"
             )
+        if build.cached:
+            executor += ["--cache=true", f"--cache-repo={build.cache}", "--cache-copy-layers=true"]
         return ["env", "-i", *variables, "unshare", *alone, *jail, *inside, *executor]
 
     @contextlib.contextmanager
@@ -209,9 +229,22 @@ class BuildKit:
 
     def command(self, build: Build) -> list[str]:
         locals_ = [f"--local=context={build.context}", f"--local=dockerfile={build.context}"]
-        output = f"--output=type=image,name={build.destination},push=true,registry.insecure=true"
+        names = ",".join(build.names)
+        output = f'--output=type=image,"name={names}",push=true,registry.insecure=true'
         front = ["--frontend=dockerfile.v0", "--progress=plain"]
-        return [self.client, f"--addr={self._socket(build)}", "build", *front, *locals_, output]
+        place = f"type=registry,ref={build.cache}:1,registry.insecure=true"
+        cache = (
+            [f"--import-cache={place}", f"--export-cache={place},mode=max"] if build.cached else []
+        )
+        return [
+            self.client,
+            f"--addr={self._socket(build)}",
+            "build",
+            *front,
+            *locals_,
+            output,
+            *cache,
+        ]
 
     @contextlib.contextmanager
     def running(self, build: Build, cell: Cell) -> Iterator[None]:
