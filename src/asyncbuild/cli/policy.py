@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asyncbuild.build.gate import SourceGate
 from asyncbuild.errors import InputError
 from asyncbuild.plan.policy import SourcePolicy
+
+if TYPE_CHECKING:
+    from asyncbuild.build.gate import SourceGate
 
 
 def add_policy_option(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +20,8 @@ def add_policy_option(parser: argparse.ArgumentParser) -> None:
 
 def read_gate(options: argparse.Namespace) -> SourceGate:
     """The gate that the option asks for. Raises `UsageError`, or `InputError` for a missing file."""
+    from asyncbuild.build.gate import SourceGate  # noqa: PLC0415 - httpx comes with it
+
     file = getattr(options, "policy", None)
     if file is None:
         return SourceGate()
