@@ -410,3 +410,16 @@ def test_directory_cache(shm_path: Path) -> None:
     third = world(shm_path / "third", one.double)
     third.double.faults.add(Rule(Respond(404), "HEAD", "/out/", times=None))
     assert build(third, FIRST, cache_from=(place,)).digest
+
+
+def test_a_large_layer_of_a_stage_that_is_not_in_the_image(shm_path: Path) -> None:
+    """It goes to the cache alone, and the next machine finds it there."""
+    stage = f"FROM {HOST}/base/busybox AS made\nCOPY noise /noise\nFROM {HOST}/base/busybox\n"
+    one = world(shm_path / "one")
+    noise = {f"noise/{number}": os.urandom(1 << 20).hex() for number in range(3)}
+    one.write(noise)
+    assert build(one, f"{stage}COPY --from=made /noise/0 /\n", cache_to=(PLACE,)).cached == "xx"
+    other = world(shm_path / "other", one.double)
+    other.write(noise)
+    found = build(other, f"{stage}COPY --from=made /noise/1 /\n", cache_from=(PLACE,))
+    assert found.cached == "cx"

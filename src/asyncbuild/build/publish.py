@@ -296,13 +296,16 @@ class Destination:
             await session.abort()
 
     async def _mount_from_primary(self, layer: NewLayer, progress: _Progress) -> bool:
-        """Take a large layer from the first repository of this registry, once it has arrived there."""
+        """Take a large layer from the first repository of this registry, once it has arrived there; a cache
+        also gets layers of stages that the image has nothing of.
+        """
         assert self._primary is not None
         await layer.file.wait_size(SMALL)
-        if layer.file.size <= SMALL:
+        there = self._primary.arrival_nowait(layer)
+        if there is None or layer.file.size <= SMALL:
             return False
         try:
-            await self._primary.arrival(layer).wait()
+            await there.wait()
         except RegistryError:
             return False
         digest = (await layer.packed.wait()).descriptor.digest
@@ -317,6 +320,10 @@ class Destination:
     def arrival(self, layer: ImageLayer) -> Future[None]:
         """The future of a layer that was sent here."""
         return self._arrivals[_name(layer)]
+
+    def arrival_nowait(self, layer: ImageLayer) -> Future[None] | None:
+        """The same; None for a layer that nobody sent here."""
+        return self._arrivals.get(_name(layer))
 
     async def _put(
         self, session: UploadSession, file: GrowingFile, descriptor: Descriptor, progress: _Progress
