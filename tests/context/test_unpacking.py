@@ -101,8 +101,12 @@ def fitting(nodes: list[Node]) -> list[Node]:
 def test_as_tar_does_it(old: list[Node], new: list[Node]) -> None:
     """Over whatever stands there: the same tree as ``tar --recursive-unlink --unlink-first`` makes.
 
-    Both archives name all of their directories: then no link is followed, and the two agree.
+    Both archives name all of their directories: then no link is followed, and the two agree. But tar empties
+    a directory that it finds where it makes one, and here the two are merged, as layers and BuildKit merge them:
+    so tar is not told of those.
     """
+    there = {node.path for node in fitting(old) if node.kind == b"5"}
+    rest = [node for node in fitting(new) if node.kind != b"5" or node.path not in there]
     with scratch() as path:
         base = unpacked(path / "old", *fitting(old))
         first = place([base], Placement("/"), None)
@@ -111,9 +115,7 @@ def test_as_tar_does_it(old: list[Node], new: list[Node]) -> None:
         ours = shape(View([ChangeSetTree(changes), *root.trees]))
         theirs = path / "theirs"
         theirs.mkdir()
-        for archive in ("old", "new"):
-            command = ["tar", "-C", str(theirs), "--recursive-unlink", "--unlink-first"]
-            subprocess.run(
-                [*command, "-xf", str(path / archive / "a.tar")], check=True, capture_output=True
-            )
+        command = ["tar", "-C", str(theirs), "--recursive-unlink", "--unlink-first", "-xf", "-"]
+        for nodes in (fitting(old), rest):
+            subprocess.run(command, input=make_tar(nodes), check=True, capture_output=True)
         assert ours == shape(View([DirectoryTree(theirs)]))
