@@ -13,8 +13,10 @@ import pytest
 import trio
 
 from asyncbuild.build.request import CachePlace
+from asyncbuild.build.run_options import RunOptions, Secret
 from asyncbuild.build.workers import WorkerPool
 from asyncbuild.errors import RunFailed
+from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.pack import PackedLayer
 from asyncbuild.report.events import Event, Outcome, StepFinished
@@ -190,6 +192,58 @@ def test_one_change_of_the_arguments(
     where = world(shm_path)
     build(where, FIRST)
     assert build(where, FIRST, build_args=arguments).cached == expected, name
+
+
+SECRET = "RUN --mount=type=secret,id=s cat /run/secrets/s > /seen\n"
+ONE_STEP_CHANGES = [
+    ("the body of a RUN's heredoc", "RUN <<E\necho a\nE\n", "RUN <<E\necho b\nE\n", "x"),
+    ("the body of a COPY's heredoc", "COPY <<E /f\na\nE\n", "COPY <<E /f\nb\nE\n", "x"),
+    ("a secret's id", SECRET, SECRET.replace("id=s", "id=t,target=/run/secrets/s"), "x"),
+    (
+        "a secret's variable",
+        SECRET,
+        SECRET.replace("id=s", "id=s,env=S,target=/run/secrets/s"),
+        "x",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "one", "other", "expected"), ONE_STEP_CHANGES)
+def test_one_change_of_a_step(
+    shm_path: Path, name: str, one: str, other: str, expected: str
+) -> None:
+    """What is within a step counts."""
+    where = world(shm_path)
+    run = RunOptions(secrets={"s": Secret(b"1"), "t": Secret(b"2")})
+    build(where, BASE + one, run=run)
+    assert build(where, BASE + one, run=run).cached == "c", name
+    assert build(where, BASE + other, run=run).cached == expected, name
+
+
+def test_a_secrets_value_is_no_input(shm_path: Path) -> None:
+    """Another secret of the same id: a hit, as in BuildKit."""
+    where = world(shm_path)
+    for value, expected in [(b"1", "x"), (b"2", "c")]:
+        run = RunOptions(secrets={"s": Secret(value)})
+        assert build(where, BASE + SECRET, run=run).cached == expected
+
+
+def test_the_target_of_a_link_counts(shm_path: Path) -> None:
+    """A link that leads elsewhere is another context."""
+    where = world(shm_path)
+    for target, expected in [("one", "xxxx"), ("one", "cccc"), ("two", "cxxx")]:
+        (where.context / "dir/link").unlink(missing_ok=True)
+        (where.context / "dir/link").symlink_to(target)
+        assert build(where, FIRST).cached == expected
+
+
+def test_the_platform_counts_where_it_is_seen(shm_path: Path) -> None:
+    """A RUN that sees the target's variant is executed for each; one for the same variant hits."""
+    where = world(shm_path)
+    text = BASE + "ARG TARGETVARIANT\nRUN echo $TARGETVARIANT > /variant\n"
+    for variant, expected in [("", "x"), ("v2", "x"), ("v2", "c")]:
+        platform = Platform("linux", "amd64", variant)
+        assert build(where, text, platform=platform).cached == expected
 
 
 def test_the_base_counts_by_its_layers(shm_path: Path) -> None:
