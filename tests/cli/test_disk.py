@@ -52,7 +52,8 @@ def test_full_disk(options: str, dockerfile: str, shm_path: Path, busybox_base: 
     assert " is full" in text, told(done)
     assert "--store DIR" in text, told(done)
     assert "Traceback" not in text, told(done)
-    assert "{base}" not in dockerfile or "asyncbuild: context/Dockerfile:1:1: " in text, told(done)
+    # Where a layer is packed while the base is unpacked, either may be the one that finds no room.
+    assert "COPY" in dockerfile or "asyncbuild: context/Dockerfile:1:1: " in text, told(done)
     assert done.stdout == b""
 
 
