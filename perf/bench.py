@@ -1,8 +1,8 @@
 """The bench: jobs over links by tools, interleaved, with medians. ``perf/run --help`` tells its
 arguments.
 
-Every measured run is cold unless ``--state warm`` is asked: a fresh store, a fresh registry that holds
-the bases and nothing else. Repeats are interleaved (A B A B), so that a busy minute of the machine
+A run starts from its job's own state unless ``--states`` says another. Cold: a fresh store, a fresh registry
+that holds the bases and nothing else. Cached: the registry also has what the tool built and cached before. Repeats are interleaved (A B A B), so that a busy minute of the machine
 meets every tool.
 """
 
