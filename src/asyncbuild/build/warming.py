@@ -120,15 +120,15 @@ class _Warmer:
         blobs = blobs_of(image)
         documents = {item.digest: item.raw for item in (image, top)}
         sizes = [Descriptor("", digest, len(raw)) for digest, raw in documents.items()]
+        needed = (*blobs, *sizes)
+        listed = Descriptor(top.media_type, top.digest, len(top.raw))
         for _ in range(_ROUNDS):
             async with trio.open_nursery() as nursery:
                 for blob in blobs:
                     nursery.start_soon(self._bring, client, reference.repository, blob)
             for raw in documents.values():  # the index after the image
                 await trio.to_thread.run_sync(self._place.put, raw)
-            await trio.to_thread.run_sync(self._place.keep, (*blobs, *sizes))
-            listed = Descriptor(top.media_type, top.digest, len(top.raw))
-            needed = (*blobs, *sizes)
+            await trio.to_thread.run_sync(self._place.keep, needed)
             if await trio.to_thread.run_sync(
                 self._place.add, reference, listed, needed, time.time()
             ):

@@ -114,9 +114,7 @@ def _push(commands: Commands[argparse.ArgumentParser]) -> None:
     add("source", metavar="SOURCE", help=argparse.SUPPRESS)
     _tags(push)
     add("--image", metavar="NAME", help="which image of SOURCE: its tag, name or digest")
-    add(
-        "--platform", action="append", default=[], metavar="OS/ARCH", help="only of these platforms"
-    )
+    _repeated(push, "--platform", "OS/ARCH", "only of these platforms")
     add("--store", metavar="DIR", help="where a failed build kept its image")
     _progress(push)
     add_registry_options(push)
@@ -133,9 +131,7 @@ def _copy(commands: Commands[argparse.ArgumentParser]) -> None:
     add = copy.add_argument
     add("source", metavar="SOURCE", help=argparse.SUPPRESS)
     add("destinations", metavar="REF", nargs="+", help=argparse.SUPPRESS)
-    add(
-        "--platform", action="append", default=[], metavar="OS/ARCH", help="only of these platforms"
-    )
+    _repeated(copy, "--platform", "OS/ARCH", "only of these platforms")
     _progress(copy)
     add_registry_options(copy)
 
@@ -169,13 +165,7 @@ def _index(commands: Commands[argparse.ArgumentParser]) -> None:
     add("action", choices=("create",), metavar="create", help=argparse.SUPPRESS)
     add("sources", metavar="SOURCE", nargs="+", help=argparse.SUPPRESS)
     _tags(index)
-    add(
-        "--annotation",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="of the index; or LEVEL:K=V",
-    )
+    _repeated(index, "--annotation", "K=V", "of the index; or LEVEL:K=V")
     add("--append", action="store_true", help="keep what the first -t has already")
     add("--dry-run", action="store_true", help="print the index and push nothing")
     _progress(index)

@@ -242,15 +242,20 @@ def _same(entry: Entry, below: Below) -> bool:
     old = entry_of(below.where, "", found)
     if old is None or replace(old, path=entry.path, source=entry.source) != entry:
         return False
-    return entry.kind is not Kind.FILE or _same_bytes(entry, below.where)
+    return entry.kind is not Kind.FILE or _holds(entry, below.where)
 
 
-def _same_bytes(entry: Entry, other: str) -> bool:
+def _holds(entry: Entry, other: str) -> bool:
     assert isinstance(entry.source, FileSource)
-    with open(entry.source.path, "rb", buffering=0) as one, open(other, "rb", buffering=0) as two:
+    return same_bytes(entry.source.path, other)
+
+
+def same_bytes(one: str, other: str) -> bool:
+    """Whether two files hold the same; reads no further than the first difference."""
+    with open(one, "rb", buffering=0) as first, open(other, "rb", buffering=0) as second:
         while True:
-            piece = one.read(_PIECE)
-            if piece != two.read(len(piece) or 1):
+            piece = first.read(_PIECE)
+            if piece != second.read(len(piece) or 1):
                 return False
             if not piece:
                 return True

@@ -23,13 +23,11 @@ from typing import NamedTuple, TypeAlias
 
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
 from asyncbuild.layers.marks import make_opaque, make_whiteout
-from asyncbuild.layers.snapshot import entry_of
+from asyncbuild.layers.snapshot import entry_of, same_bytes
 from asyncbuild.layers.xattrs import read_xattrs
 from asyncbuild.rootfs import syscalls
 from asyncbuild.rootfs.plainroot import set_attributes, write_entry
 from asyncbuild.rootfs.view import DirectoryTree, View
-
-_PIECE = 1 << 20
 
 
 class Seen(NamedTuple):
@@ -239,7 +237,7 @@ class Upper:
         if below is None or not isinstance(below.source, FileSource):
             return False
         host = f"{self._tree}/{path}"
-        return below.xattrs == read_xattrs(host) and _same_bytes(host, below.source.path)
+        return below.xattrs == read_xattrs(host) and same_bytes(host, below.source.path)
 
 
 def _only_links(was: Seen, now: Seen) -> bool:
@@ -255,13 +253,3 @@ def _only_links(was: Seen, now: Seen) -> bool:
 def _would_hide(tree: str, path: str, now: Seen) -> bool:
     """Whether a link to this device would be a whiteout."""
     return stat.S_ISCHR(now.mode) and Path(tree, path).lstat().st_rdev == 0
-
-
-def _same_bytes(one: str, other: str) -> bool:
-    with open(one, "rb", buffering=0) as first, open(other, "rb", buffering=0) as second:
-        while True:
-            piece = first.read(_PIECE)
-            if piece != second.read(len(piece) or 1):
-                return False
-            if not piece:
-                return True
