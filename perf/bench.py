@@ -2,8 +2,10 @@
 arguments.
 
 A run starts from its job's own state unless ``--states`` says another. Cold: a fresh store, a fresh registry
-that holds the bases and nothing else. Cached: the registry also has what the tool built and cached before. Repeats are interleaved (A B A B), so that a busy minute of the machine
-meets every tool.
+that holds the bases and nothing else. Cached: the registry also has what the tool built and cached before; that
+build is made once for a job and a tool, and every run starts from a copy of what it left. Repeats are interleaved
+(A B A B), so that a busy minute of the machine meets every tool. RTTs come in the order in which they are given, all
+jobs at one before the next: when ``--minutes`` are over, what is left is named and not run.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from perf.bases import cache_directory, load_bases, make_bases, seed_directory
-from perf.farsite import FarLink, Link, Registry, certificate, copy_of_seed, free_port
+from perf.farsite import FarLink, Link, Registry, certificate, copy_of_storage, free_port
 from perf.jobs import JOBS, Job, lay_out
 from perf.measure import Cell, Usage, measure
 from perf.requests import Traffic, read_log
@@ -58,55 +60,85 @@ class Stand:
 
 
 @contextlib.contextmanager
-def far_registry(stand: Stand, link: Link, log: Path, *, again: bool = False) -> Iterator[Path]:
-    """A fresh registry behind the link at the stand's port; yields its storage. ``again``: the one before,
-    with what was pushed to it.
+def far_registry(stand: Stand, link: Link, log: Path, holds: Path) -> Iterator[Path]:
+    """A registry behind the link at the stand's port that has what ``holds`` (another storage) has; yields
+    its storage.
     """
     storage = stand.scratch / "registry"
-    if not again:
-        copy_of_seed(seed_directory(), storage)
-    with Registry(storage) as registry, FarLink(registry.address, link, log, stand.port):
-        yield storage
+    copy_of_storage(holds, storage)
+    try:
+        with Registry(storage) as registry, FarLink(registry.address, link, log, stand.port):
+            yield storage
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
 
 
 def run_case(case: Case, stand: Stand, repeat: int) -> Run:
     """One measured run, and what the registry saw of it."""
-    state = stand.scratch / "state"
-    state.mkdir()
-    near = f"127.0.0.1:{stand.port}"
-    context = lay_out(case.job, near)
+    build = _lay_out(case, stand)
     change = case.job.change or _no_change
-    build = Build(context, near, f"built/{case.job.name.lower()}", state)
-    build = replace(build, destinations=case.job.destinations, cached=case.state == "cached")
     output = stand.results / "logs" / f"{case.name}-{repeat}.log"
     requests = stand.results / "requests" / f"{case.name}-{repeat}.jsonl"
     output.unlink(missing_ok=True)
-    if case.link.tls:
-        build = replace(build, ca=certificate(requests.parent)[0])
-    try:
-        if case.state != "cold":
-            change(context, 0)
-            with far_registry(stand, replace(case.link, rtt=0.0), requests.with_suffix(".warm-up")):
+    holds = seed_directory()
+    with _state(build.state):
+        if case.state == "warm":
+            change(build.context, 0)
+            with far_registry(stand, case.link.direct(), requests.with_suffix(".warm-up"), holds):
                 _measured(case.tool, build, output)
         if case.state == "cached":
-            _remove(state)
-            state.mkdir()
+            holds = _cached(case, stand, build, output)
             build = replace(build, repository=f"{build.repository}-again")
-        change(context, 1)
-        with far_registry(stand, case.link, requests, again=case.state == "cached") as storage:
+        change(build.context, 1)
+        with far_registry(stand, case.link, requests, holds) as storage:
             usage = _measured(case.tool, build, output)
-            tag = (
-                storage
-                / "docker/registry/v2/repositories"
-                / build.repository
-                / "_manifests/tags/1/current/link"
-            )
+            repositories = storage / "docker/registry/v2/repositories"
+            tag = repositories / build.repository / "_manifests/tags/1/current/link"
             arrived = tag.exists()
         traffic = read_log(requests, usage.started)
-    finally:
-        _remove(state)
-        shutil.rmtree(stand.scratch / "registry", ignore_errors=True)
     return _as_run(case, repeat, usage, traffic, arrived=arrived)
+
+
+def _lay_out(case: Case, stand: Stand) -> Build:
+    near = f"127.0.0.1:{stand.port}"
+    context = lay_out(case.job, near)
+    ca = certificate(stand.results / "requests")[0] if case.link.tls else None
+    return Build(
+        context=context,
+        registry=near,
+        repository=f"built/{case.job.name.lower()}",
+        state=stand.scratch / "state",
+        ca=ca,
+        destinations=case.job.destinations,
+        cached=case.state == "cached",
+    )
+
+
+def _cached(case: Case, stand: Stand, build: Build, output: Path) -> Path:
+    """What a registry holds after the tool's first build of the job, with its cache; built on first use.
+    Nothing of that build is left here.
+    """
+    kept = stand.scratch / "cached" / f"{case.job.name}-{case.tool.name}"
+    if kept.exists():
+        return kept
+    (case.job.change or _no_change)(build.context, 0)
+    log = stand.results / "requests" / f"{case.name}.warm-up"
+    with far_registry(stand, case.link.direct(), log, seed_directory()) as storage:
+        _measured(case.tool, build, output)
+        copy_of_storage(storage, kept)
+    _remove(build.state)
+    build.state.mkdir()
+    return kept
+
+
+@contextlib.contextmanager
+def _state(directory: Path) -> Iterator[None]:
+    """A tool's state directory, fresh, and gone afterwards with its mounts."""
+    directory.mkdir()
+    try:
+        yield
+    finally:
+        _remove(directory)
 
 
 def _no_change(context: Path, turn: int) -> None:
@@ -173,6 +205,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="of cold,warm,cached (the tool's own store; a cache in the registry); else each job's own",
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--minutes", type=float, help="begin no case after so many")
     parser.add_argument("--bandwidth", type=float, default=Link(0).bandwidth, help="bytes a second")
     parser.add_argument(
         "--per-connection", type=float, default=Link(0).per_connection, help="bytes a second"
@@ -193,9 +226,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def cases(options: argparse.Namespace) -> Iterator[list[Case]]:
     """The cases that are compared with each other, group by group."""
     tools = known_tools()
-    for job in options.jobs:
-        for state in options.states or [JOBS[job].state]:
-            for rtt in options.rtts:
+    for rtt in options.rtts:
+        for job in options.jobs:
+            for state in options.states or [JOBS[job].state]:
                 rates = (options.bandwidth, options.per_connection, options.window)
                 speech = (options.tls, options.token, options.redirect)
                 link = Link(float(rtt) / 1000, *rates, *speech)
@@ -233,9 +266,14 @@ def main(arguments: list[str]) -> int:
     stand = Stand(scratch, results, free_port())
     facts = machine(options)
     runs: list[Run] = []
+    end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    left_out: list[str] = []
     try:
         for group in cases(options):
             for repeat in range(1, options.repeats + 1):
+                if time.monotonic() > end:
+                    left_out += [f"{case.name} #{repeat}" for case in group]
+                    continue
                 for case in group:
                     runs.append(run_case(case, stand, repeat))
                     print(runs[-1].line(), file=sys.stderr, flush=True)
@@ -249,6 +287,8 @@ def main(arguments: list[str]) -> int:
             )
             write_results(results, facts, runs, load_bases())
             print(f"perf: results in {results}", file=sys.stderr)
+        if left_out:
+            print(f"perf: no time for {', '.join(left_out)}", file=sys.stderr)
     return 0 if all(run.succeeded for run in runs) else 1
 
 

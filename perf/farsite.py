@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +32,10 @@ class Link:
     tls: bool = False
     token_host: bool = False
     blob_host: bool = False
+
+    def direct(self) -> Link:
+        """The same registry, near."""
+        return replace(self, rtt=0.0)
 
     @property
     def is_direct(self) -> bool:
@@ -154,12 +158,18 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     return crt, key
 
 
-def copy_of_seed(seed: Path, target: Path) -> None:
-    """Storage that shares the seed's blobs by hardlink (docker-registry never changes a blob in
-    place).
+def copy_of_storage(storage: Path, target: Path) -> None:
+    """A registry's storage that shares the other's blobs by hardlink (docker-registry never changes a blob in
+    place, but may rewrite the small files of repositories).
     """
     shutil.rmtree(target, ignore_errors=True)
-    subprocess.run(["cp", "-al", str(seed), str(target)], check=True)
+    target.mkdir(parents=True)
+    kept = Path("docker/registry/v2")
+    (target / kept).mkdir(parents=True)
+    for name, how in (("blobs", "-al"), ("repositories", "-a")):
+        if (storage / kept / name).exists():
+            copy = ["cp", how, str(storage / kept / name), str(target / kept / name)]
+            subprocess.run(copy, check=True)
 
 
 def wait_until_listening(port: int, process: subprocess.Popen[bytes], patience: float = 20) -> None:

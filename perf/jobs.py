@@ -26,7 +26,7 @@ class Work:
     """What a job cannot avoid, for its limit; bytes are uncompressed unless said.
 
     ``pulls``: bases whose layers are needed. ``new_bytes``: what new layers hold, ``new_compressed``:
-    that after gzip, ``new_files``: in how many files. ``run_seconds``: the longest chain of RUN's own
+    that after gzip, ``largest``: the largest of them after gzip, ``new_files``: in how many files. ``run_seconds``: the longest chain of RUN's own
     time. ``round_trips``: the longest chain of dependent requests to the pushed manifest, dialling
     included.
     """
@@ -34,6 +34,7 @@ class Work:
     pulls: tuple[str, ...] = ()
     new_bytes: int = 0
     new_compressed: int = 0
+    largest: int = 0
     new_files: int = 0
     run_seconds: float = 0.0
     round_trips: int = 5
@@ -178,14 +179,14 @@ JOBS = {
             "COPY of 5,000 files, 100 MB, and a trivial RUN on the many-layer base",
             _j2,
             _j2_fill,
-            Work(("many",), 100_000_000, 40_000_000, 5000),
+            Work(("many",), 100_000_000, 40_000_000, 40_000_000, 5000),
         ),
         Job(
             "J3",
             "four independent stages with a RUN of 2 s, four COPY --from",
             _j3,
             _j3_fill,
-            Work(tuple(SIBLINGS), 16_000_000, 200_000, 800, run_seconds=2.1),
+            Work(tuple(SIBLINGS), 16_000_000, 200_000, 50_000, 800, run_seconds=2.1),
         ),
         Job("J4", "J3, all of it cached in the registry", _j3, _j3_fill, Work(), "cached"),
         Job(
@@ -193,7 +194,7 @@ JOBS = {
             "J3, cached in the registry but for one file of one stage",
             _j3,
             _j3_fill,
-            Work(("a",), 4_000_000, 50_000, 200, run_seconds=2.1, round_trips=6),
+            Work(("a",), 4_000_000, 50_000, 50_000, 200, run_seconds=2.1, round_trips=6),
             "cached",
             _one_file,
         ),
@@ -204,14 +205,14 @@ JOBS = {
             "a layer of 500 MB each way, and a small RUN",
             _j7,
             _j7_fill,
-            Work(("large",), 500_000_000, 500_000_000, 1),
+            Work(("large",), 500_000_000, 500_000_000, 500_000_000, 1),
         ),
         Job(
             "J8",
             "thirty new small layers on 32 small layers, for two destinations",
             _j8,
             _small_files,
-            Work((), 600_000, 600_000, 30),
+            Work((), 600_000, 600_000, 20_000, 30),
             destinations=2,
         ),
     )

@@ -48,7 +48,8 @@ def limit(
     """The limit of a cold build of ``job`` over ``link``.
 
     The link is full duplex: of the bytes down and the bytes up the larger counts. A layer that two
-    bases share is fetched and unpacked once.
+    bases share is fetched and unpacked once. One blob goes up over one connection, whoever sends it: the
+    distribution specification takes an upload's chunks in order only.
     """
     layers = {layer.digest: layer for name in job.work.pulls for layer in bases[name]}.values()
     down = sum(layer.size for layer in layers)
@@ -61,7 +62,12 @@ def limit(
     )
     return Limit(
         chain=job.work.round_trips * link.rtt,
-        transfer=0.0 if link.is_direct else max(down, up) / link.bandwidth,
+        transfer=0.0 if link.is_direct else _transfer(link, down, up, job.work.largest),
         run=job.work.run_seconds,
         cpu=(pull + push) / (cores or os.cpu_count() or 1),
     )
+
+
+def _transfer(link: Link, down: int, up: int, largest: int) -> float:
+    alone = largest / min(link.bandwidth, link.per_connection or link.bandwidth)
+    return max(down / link.bandwidth, up / link.bandwidth, alone)

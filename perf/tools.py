@@ -115,6 +115,8 @@ class Asyncbuild:
             target += ["--cache-from", cache, "--cache-to", f"{cache},mode=max"]
         if build.ca is not None:
             target += ["--registry-ca", f"{build.registry}={build.ca}"]
+        else:  # as BuildKit's configuration says it
+            target += ["--insecure", f"http://{build.registry}"]
         return [*self._program(), "build", *store, *target, *self.options, str(build.context)]
 
     def running(self, build: Build, cell: Cell) -> contextlib.AbstractContextManager[None]:

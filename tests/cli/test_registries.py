@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,33 @@ def test_certificate_that_nobody_vouches_for(
     assert "--insecure" in text
     done = build(shm_path, "--insecure", tls_registry.host)
     assert done.returncode == 0, told(done)
+
+
+@pytest.mark.parametrize(("prefix", "first"), [("", b"\x16"), ("http://", b"GET")])
+def test_plain_http_said_by_name(shm_path: Path, prefix: str, first: bytes) -> None:
+    """``--insecure http://HOST`` asks for no TLS; a bare name is asked for it first (0x16: a handshake)."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"127.0.0.1:{server.getsockname()[1]}"
+        asked = threading.Thread(target=_refuse, args=(server, heard), daemon=True)
+        asked.start()
+        words = ("--insecure", f"{prefix}{name}", f"{name}/team/app:1")
+        done = asyncbuild_here("inspect", *words, cwd=shm_path)
+        server.shutdown(socket.SHUT_RDWR)
+        asked.join()
+    assert done.returncode != 0
+    assert heard[0].startswith(first), heard
+
+
+def _refuse(server: socket.socket, heard: list[bytes]) -> None:
+    """Note what each connection begins with, and answer 404 in plain HTTP."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                heard.append(connection.recv(3))
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
 
 def test_login(

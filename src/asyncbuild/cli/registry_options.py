@@ -68,7 +68,11 @@ def _hosts(options: argparse.Namespace, insecure: Iterable[str]) -> dict[str, Ho
     from asyncbuild.registry.hosts import HostSettings  # noqa: PLC0415
     from asyncbuild.registry.mirrors import registry_name  # noqa: PLC0415
 
-    hosts = {registry_name(host): HostSettings(insecure=True) for host in insecure}
+    hosts = {}
+    for text in insecure:
+        host = text.removeprefix("http://").rstrip("/")
+        plain = True if text.startswith("http://") else None
+        hosts[registry_name(host)] = HostSettings(insecure=True, plain=plain)
     for text in options.registry_ca:
         host, file = _pair("--registry-ca", text, "HOST=FILE")
         _readable(file, f"--registry-ca {text}")
