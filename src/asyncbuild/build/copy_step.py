@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import trio
 
 from asyncbuild.build.archives import Gathered, unpack_archives
 from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.stage import Change
+from asyncbuild.build.stage_files import find_path
 from asyncbuild.build.step import At, owner_of, with_changes
-from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.context.placement import Placement, make_directory, place
-from asyncbuild.context.selection import Selection
 from asyncbuild.context.sources import CopySource, InlineFile, SourceTree
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.modes import ModeChange
@@ -45,6 +43,19 @@ async def copy(at: At, instruction: ins.Copy | ins.Add) -> Change:
 
 async def gather(at: At, instruction: ins.Copy | ins.Add) -> tuple[Gathered, ...]:
     """What the instruction names, wherever it is. The instruction's words are resolved."""
+    if isinstance(at.step.source, StageRef):
+        assert isinstance(instruction, ins.Copy)
+        found = await at.session.stage_files(at.step.source.index, instruction).wait()
+    else:
+        found = await _gather_outside(at, instruction)
+    documents = [
+        InlineFile(heredoc.name, os.fsencode(heredoc.content)) for heredoc in instruction.heredocs
+    ]
+    return (*found, *documents)
+
+
+async def _gather_outside(at: At, instruction: ins.Copy | ins.Add) -> list[CopySource]:
+    """What comes from no stage of this build."""
     found: list[CopySource] = []
     for source in instruction.sources:
         remote = remote_of(instruction, source) if isinstance(instruction, ins.Add) else None
@@ -53,18 +64,13 @@ async def gather(at: At, instruction: ins.Copy | ins.Add) -> tuple[Gathered, ...
         else:
             tree = await _source_tree(at, instruction)
             found += await trio.to_thread.run_sync(find_path, instruction, source, tree)
-    documents = [
-        InlineFile(heredoc.name, os.fsencode(heredoc.content)) for heredoc in instruction.heredocs
-    ]
-    return (*found, *documents)
+    return found
 
 
 async def _source_tree(at: At, instruction: ins.Copy | ins.Add) -> SourceTree:
-    """Where the sources are: the context, another stage's root, or an image."""
+    """Where the sources are: the context or an image."""
     session = at.session
     match at.step.source:
-        case StageRef(index):
-            return await (await session.stage(index).wait()).root.view()
         case ImageRef(reference, platform):
             image = await session.supply.image(reference, platform).wait()
             return await session.supply.files(image, _asked(instruction)).wait()
@@ -72,7 +78,7 @@ async def _source_tree(at: At, instruction: ins.Copy | ins.Add) -> SourceTree:
             return await session.remotes.context(ref).wait()
         case Scratch():
             return View()
-        case None:
+        case _:
             return await session.context.wait()
 
 
@@ -80,16 +86,6 @@ def _asked(instruction: ins.Copy | ins.Add) -> tuple[str, ...]:
     """What is wanted of an image: with ``--parents`` the directories above count too."""
     parents = isinstance(instruction, ins.Copy) and instruction.parents
     return ("*",) if parents else instruction.sources
-
-
-def find_path(instruction: ins.Copy | ins.Add, source: str, tree: SourceTree) -> list[CopySource]:
-    """What one source that is a path names, as the flags have it. Blocks: it reads directories."""
-    parents = isinstance(instruction, ins.Copy) and instruction.parents
-    selection = Selection(instruction.excludes, parents)
-    explain = tree.explain if isinstance(tree, DirectoryContext) else None
-    unpack = isinstance(instruction, ins.Add) and instruction.unpack is not False
-    found = selection.find(tree, source, explain=explain)
-    return [replace(item, unpack=unpack) for item in found]
 
 
 def _placement(at: At, instruction: ins.Copy | ins.Add, view: View) -> Placement:

@@ -147,7 +147,7 @@ class _Walk:
         if self._published:
             for layer in layers:
                 session.publish(layer)
-        additions = tuple(Addition(None, partial(session.supply.cached, item)) for item in cached)
+        additions = tuple(_cached_addition(session, item) for item in cached)
         named_at = self._outline.lowest.stage.location
         below_all = None if base is None else _files_of(session, base)
         root = Root(below_all, additions, named_at)
@@ -256,6 +256,11 @@ def _files_of(session: Session, base: BaseImage) -> BaseFiles:
         partial(session.supply.has_root, base),
         partial(session.listings.known, base),
     )
+
+
+def _cached_addition(session: Session, layer: CachedLayer) -> Addition:
+    size = 0 if layer.descriptor is None else layer.descriptor.size
+    return Addition(None, partial(session.supply.cached, layer), size)
 
 
 def _has_run(steps: Iterable[OutlinedStep]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
-from asyncbuild.build.copy_step import find_path
 from asyncbuild.build.mount_keys import mount_parts
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import (
@@ -20,6 +19,7 @@ from asyncbuild.build.recipes import (
 )
 from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.session import Session
+from asyncbuild.build.stage_files import find_path
 from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key, Value
 from asyncbuild.context.directory import DirectoryContext

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import trio
+
 from asyncbuild.build.futures import Future, kept
+from asyncbuild.build.waves import decided, waves
 from asyncbuild.errors import AsyncbuildError, SourceLocation
 from asyncbuild.layers.listing import Listing
 from asyncbuild.rootfs.known import KnownTree
@@ -29,6 +32,8 @@ class Addition:
 
     tree: Tree | None
     directory: Callable[[], Future[Path]]
+    size: int = 0
+    """Bytes that have to be fetched for the directory."""
 
     async def look(self) -> Tree:
         """What it holds."""
@@ -84,31 +89,49 @@ class Root:
         listing = await self.base.listing().wait()
         if listing is None:
             return None
-        above = [await item.look() for item in reversed(self.additions)]
         tree = KnownTree(listing)
-        return View([*above, tree]), tree
+        return View([*await self._look(len(self.additions)), tree]), tree
+
+    async def deciding(self, paths: tuple[str, ...]) -> View | None:
+        """A view of the topmost additions, if these say all about ``paths``, which are no patterns."""
+        sizes = [item.size for item in reversed(self.additions)]
+        for count in [*waves(sizes), len(sizes)] if sizes else []:
+            view = View(await self._look(count))
+            answer = await trio.to_thread.run_sync(decided, view, paths)
+            if answer is not False:
+                return view if answer else None
+        return None
 
     def start(self) -> None:
         """Fetch everything that is not here yet."""
         if self.base is not None:
             self.base.directories()
-        for addition in self.additions:
-            if addition.tree is None:
-                addition.directory()
+        self._start(len(self.additions))
 
     async def view(self) -> View:
         """Look at the files without mounting anything; waits for the base's layers."""
-        for addition in self.additions:
-            if addition.tree is None:
-                addition.directory()  # all of them are fetched at once
-        below = [DirectoryTree(path) for path in await self._base_directories()]
-        return View([*[await item.look() for item in reversed(self.additions)], *below])
+        self.start()
+        above = await self._look(len(self.additions))
+        return View([*above, *map(DirectoryTree, await self._base_directories())])
 
     async def lower_directories(self) -> Directories:
         """Everything as overlay lower directories; writes the change sets that no one needed yet."""
         asked = [addition.directory() for addition in reversed(self.additions)]
         below = await self._base_directories()
         return (*[await directory.wait() for directory in asked], *below)
+
+    def _start(self, count: int) -> None:
+        """Fetch the ``count`` topmost additions, all of them at once."""
+        for addition in self.additions[len(self.additions) - count :]:
+            if addition.tree is None:
+                addition.directory()
+
+    async def _look(self, count: int) -> list[Tree]:
+        """What the ``count`` topmost additions hold, topmost first."""
+        self._start(count)
+        return [
+            await item.look() for item in reversed(self.additions[len(self.additions) - count :])
+        ]
 
     async def _base_directories(self) -> Directories:
         if self.base is None:

@@ -32,11 +32,13 @@ from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.remotes import Remotes, fetch_tools
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.build.stage import StageState
+from asyncbuild.build.stage_files import find_in_root
 from asyncbuild.build.supply import Supply
 from asyncbuild.build.warmed import warmed_images
 from asyncbuild.cache.results import CachedLayer
 from asyncbuild.context.directory import DirectoryContext, open_context
 from asyncbuild.context.fingerprint import ContentDigests
+from asyncbuild.context.sources import CopySource
 from asyncbuild.dockerfile.instructions import Add, Copy, Run
 from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.image.digest import Digest
@@ -196,6 +198,8 @@ class Session:
             match source:
                 case StageRef(index):
                     self.stage(index)
+                    if isinstance(step.instruction, Copy):
+                        self.stage_files(index, step.instruction)
                 case ContextRef():
                     self.remotes.context(source)
                 case ImageRef() as image if isinstance(step.instruction, Copy):
@@ -204,6 +208,15 @@ class Session:
                     )
                 case ImageRef() as image:  # a RUN's mount shows all of it
                     self.job.nursery.start_soon(self._prefetch_root, image)
+
+    def stage_files(self, index: int, copy: Copy) -> Future[list[CopySource]]:
+        """What a COPY takes of stage ``index``, looked for as soon as that stage is done."""
+        label = f"files {copy.sources} but {copy.excludes}, parents {copy.parents}, of stage"
+
+        async def find(session: Session, index: int) -> list[CopySource]:
+            return await find_in_root((await session.stage(index).wait()).root, copy)
+
+        return self._flight(label, index, find)
 
     async def _prefetch_files(self, image: ImageRef, paths: tuple[str, ...]) -> None:
         """Speculative: an error is raised where the files are asked for."""

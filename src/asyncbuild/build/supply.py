@@ -26,7 +26,7 @@ from asyncbuild.build.job import Job
 from asyncbuild.build.layouts import take_manifest
 from asyncbuild.build.turns import Turns
 from asyncbuild.build.warmed import WarmedImages
-from asyncbuild.build.waves import waves
+from asyncbuild.build.waves import decided, is_pattern, waves
 from asyncbuild.cache.results import CachedLayer, CacheLost
 from asyncbuild.errors import (
     ImageNotFound,
@@ -47,7 +47,6 @@ from asyncbuild.image.manifest import (
 )
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
-from asyncbuild.layers.changeset import Kind
 from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.report.events import (
     Direction,
@@ -319,11 +318,11 @@ class Supply:
     async def _look(self, image: BaseImage, paths: tuple[str, ...]) -> View:
         top = len(image.layers)
         sizes = [descriptor.size for descriptor, _ in reversed(image.layers)]
-        for count in [] if any(map(_is_pattern, paths)) else waves(sizes):
+        for count in [] if any(map(is_pattern, paths)) else waves(sizes):
             flights = [self.layer(image, top - 1 - depth) for depth in range(count)]
             trees = [DirectoryTree((await flight.wait()).path) for flight in flights]
             view = View(trees)
-            if await trio.to_thread.run_sync(_decides, view, paths):
+            if await trio.to_thread.run_sync(decided, view, paths):
                 return view
         return View([DirectoryTree(path) for path in await self.root(image).wait()])
 
@@ -422,16 +421,6 @@ class Supply:
             shutil.copyfile(spool.path, source)
         self._store.commit_blob(source, descriptor.digest, descriptor.size)
         spool.path = kept
-
-
-def _is_pattern(path: str) -> bool:
-    return any(mark in path for mark in "*?[\\")
-
-
-def _decides(view: View, paths: tuple[str, ...]) -> bool:
-    """Whether every path is a file in ``view``: the topmost layers that have it say all about it."""
-    found = [view.lookup(view.resolve(path)) for path in paths]
-    return all(entry is not None and entry.kind is Kind.FILE for entry in found)
 
 
 async def _remove(work: Path) -> None:
