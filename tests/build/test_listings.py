@@ -179,14 +179,14 @@ def test_a_wrong_listing_is_found_before_a_run(shm_path: Path) -> None:
     one = world(shm_path / "one")
     one.run(COPIES + "RUN true\n", "out:1", cache_to=(PLACE,))
     tag = next(tag for tag in one.double.tags["team/cache"] if tag.startswith("f-"))
-    right = one.double.manifest("team/cache", tag).raw
+    right = one.double.manifest("team/cache", tag).annotations[LISTING]
     damage(one.double, lie)
-    assert one.double.manifest("team/cache", tag).raw != right
+    assert one.double.manifest("team/cache", tag).annotations[LISTING] != right
     text = COPIES + "RUN true\n"
     result, _ = second(one, shm_path / "two", text, cache_to=(PLACE,))
     expected = plainly(one, shm_path / "three", text)
     assert [str(layer.digest) for layer in result.manifest.layers][:-1] == expected[:-1]
-    assert one.double.manifest("team/cache", tag).raw == right
+    assert one.double.manifest("team/cache", tag).annotations[LISTING] == right
 
 
 def test_copy_does_not_wait_for_a_base_that_is_listed(shm_path: Path) -> None:

@@ -19,7 +19,8 @@ import pytest
 import trio
 
 from asyncbuild.build.warming import WarmedImage, warm_images
-from asyncbuild.cache.images import FETCHED, ImageDirectory
+from asyncbuild.cache.images import FETCHED, REF_NAME, ImageDirectory
+from asyncbuild.cli import main
 from asyncbuild.errors import ImageNotFound, StoreError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Index, parse_manifest
@@ -27,11 +28,13 @@ from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.events import WarningRaised
+from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest
 from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.testing.registry_transport import DoubleTransport
 from support.builds import AMD64, HOST, GatedDouble, Recorder, World, add_image, requests_of
 from support.images import Image, Layer, Node, directory
 from support.registry import DockerRegistry
+from support.sources import Page, WebServer
 
 ARM64 = Platform("linux", "arm64")
 NOISE = random.Random(4)
@@ -350,6 +353,112 @@ def test_prune_drops_what_is_old_and_keeps_what_is_shared(world: World, warmed: 
     assert folder.blob(Digest.parse(SHARED.digest)).exists()
 
 
+class Meddling(RegistryDouble):
+    """A double during one of whose answers somebody prunes the directory of everything, once."""
+
+    def __init__(self, folder: Path, method: str, part: str) -> None:
+        super().__init__()
+        self._folder = folder
+        self._when = (method, part)
+        self.meddled = False
+
+    async def handle(self, asked: Asked, entry: LoggedRequest) -> Answered:
+        """Answer, but prune first if it is the request that was named."""
+        method, part = self._when
+        if not self.meddled and asked.method == method and part in asked.path:
+            self.meddled = True
+            later = time.time() + 7200  # by which no blob is young any more
+            ImageDirectory(self._folder).prune(float("inf"), later)
+        return await super().handle(asked, entry)
+
+
+def test_prune_under_a_build(shm_path: Path) -> None:
+    """What goes while a build counts on it comes from the registry."""
+    double = Meddling(shm_path / "warm", "HEAD", "/v2/base/one/manifests/")
+    double.meddled = True
+    world = World.below(shm_path, double)
+    add_image(double, "base/one", ONE)
+    warm(double, shm_path / "warm", "base/one")
+    double.meddled = False
+    digest, _ = build(world, READS, shm_path / "warm")
+    assert double.meddled
+    assert list((shm_path / "warm/blobs/sha256").iterdir()) == []
+    assert any("/blobs/" in line for line in requests_of(double, "GET"))
+    shutil.rmtree(world.store)
+    assert digest == build(world, READS, world.context / "nowhere", use_cache=False)[0]
+
+
+def test_prune_under_a_warmer(shm_path: Path) -> None:
+    """Blobs that go before an image names them are fetched again: the image that is listed is whole."""
+    double = Meddling(shm_path / "warm", "GET", ONE.layers[1].digest)
+    add_image(double, "base/one", ONE)
+    add_image(double, "base/two", TWO)
+    (shm_path / "warm").mkdir()
+    ImageDirectory(shm_path / "warm").prepare()
+    warm(double, shm_path / "warm", "base/two")
+    warm(double, shm_path / "warm", "base/one")
+    assert double.meddled
+    assert [entry["digest"] for entry in entries_of(shm_path / "warm")] == [
+        str(Digest.of(ONE.manifest()))
+    ]
+    for layer in ONE.layers:
+        assert ImageDirectory(shm_path / "warm").document(Digest.parse(layer.digest)) == layer.data
+
+
+def _age(folder: Path, name: str) -> None:
+    """Let one image have been warmed long ago, and all blobs have come long ago."""
+    index = json.loads((folder / "index.json").read_text())
+    for entry in index["manifests"]:
+        if name in entry["annotations"][REF_NAME]:
+            entry["annotations"][FETCHED] = "2023-01-01T00:00:00Z"
+    (folder / "index.json").write_text(json.dumps(index))
+    for path in (folder / "blobs/sha256").iterdir():
+        os.utime(path, (1, 1))
+
+
+def test_ls_and_prune_of_a_directory(warmed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By age, with what only old images have; a dry run changes nothing; what is left is whole."""
+    _age(warmed, "two")
+    before = sorted(path.name for path in warmed.rglob("*"))
+    assert main(["cache", "ls", str(warmed), "--format", "json"]) == 0
+    two, one = json.loads(capsys.readouterr().out)
+    assert (two["name"], two["written"]) == (f"{HOST}/base/two:latest", 1672531200)
+    assert (one["name"], one["manifest"]) == (
+        f"{HOST}/base/one:latest",
+        str(Digest.of(ONE.manifest())),
+    )
+    assert one["size"] == len(ONE.manifest()) + len(ONE.configuration()) + sum(
+        len(layer.data) for layer in ONE.layers
+    )
+    old = ["cache", "prune", str(warmed), "--older-than", "14d"]
+    assert main([*old, "--dry-run"]) == 0
+    assert "base/two:latest\n1 entries, " in capsys.readouterr().out
+    assert sorted(path.name for path in warmed.rglob("*")) == before
+    assert main(old) == 0
+    assert "base/two:latest\n1 entries, " in capsys.readouterr().out
+    assert [entry["digest"] for entry in entries_of(warmed)] == [str(Digest.of(ONE.manifest()))]
+    blobs = {f"sha256:{path.name}" for path in (warmed / "blobs/sha256").iterdir()}
+    documents = {str(Digest.of(data)) for data in (ONE.manifest(), ONE.configuration())}
+    assert blobs == {*documents, *(layer.digest for layer in ONE.layers)}
+    assert main(["cache", "prune", str(warmed), "--all"]) == 0
+    assert entries_of(warmed) == []
+
+
+def test_what_cannot_be_pruned(shm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory that warm did not fill is an error, and is left as it is; so is a choice of nothing."""
+    (shm_path / "index.json").write_text('{"manifests": []}')
+    assert main(["cache", "prune", str(shm_path), "--all"]) == 74
+    assert [path.name for path in shm_path.iterdir()] == ["index.json"]
+    for words in (
+        ["prune", str(shm_path)],
+        ["ls", str(shm_path), "--scope", "main"],
+        ["ls", str(shm_path), "--dry-run"],
+        ["ls", str(shm_path), "--all"],
+        ["ls", "reg.example/cache:tag"],
+    ):
+        assert main(["cache", *words]) == 2, capsys.readouterr().err
+
+
 # Real programs
 
 
@@ -455,3 +564,43 @@ def test_warm_reads_dockerfiles(registry: DockerRegistry, shm_path: Path) -> Non
         f"{host}/base/one:latest",
         f"{host}/base/two:latest",
     ]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("program", ["warm", "warmer"])
+def test_a_dockerfile_behind_a_url(
+    registry: DockerRegistry, web: WebServer, shm_path: Path, program: str
+) -> None:
+    """It is fetched; one that is not there is an error that names it."""
+    host, folder = _fill(registry), shm_path / "warm"
+    text = f"FROM {host}/base/two\nFROM {host}/base/one\n"
+    web.pages["/warm.Dockerfile"] = Page(text.encode())
+    words = {
+        "warm": ["warm", str(folder), "--insecure", host],
+        "warmer": ["kaniko", "warmer", f"--cache-dir={folder}", f"--insecure-registry={host}"],
+    }[program]
+    command = [sys.executable, "-m", "asyncbuild", *words]
+    there, missing = f"{web.base}/warm.Dockerfile", f"{web.base}/none"
+    done = subprocess.run([*command, "--dockerfile", there], check=True, capture_output=True)
+    assert {line.split()[0] for line in done.stdout.decode().splitlines()} == {
+        f"{host}/base/one:latest",
+        f"{host}/base/two:latest",
+    }
+    failed = subprocess.run(
+        [*command, "--dockerfile", missing], check=False, capture_output=True, text=True
+    )
+    assert failed.returncode == 66
+    assert f"{missing}: 404" in failed.stderr
+
+
+@pytest.mark.integration
+def test_warming_removes_what_nobody_warms(registry: DockerRegistry, shm_path: Path) -> None:
+    """With --cache-ttl what is named becomes young again, and what has aged goes, with a line that says so."""
+    host, folder = _fill(registry), shm_path / "warm"
+    subprocess.run(_command(folder, host, "base/one", "base/two"), check=True)
+    _age(folder, "base/")
+    command = [*_command(folder, host, "base/one"), "--cache-ttl", "14d"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"removed: {host}/base/two:latest, warmed " in done.stderr
+    assert [entry["digest"] for entry in entries_of(folder)] == [str(Digest.of(ONE.manifest()))]
+    _skopeo("copy", "-q", f"oci:{folder}:{host}/base/one:latest", f"dir:{shm_path}/one")

@@ -66,6 +66,45 @@ def test_list_and_prune_by_scope(registry: DockerRegistry, shm_path: Path) -> No
     assert json.loads(raw)["manifests"] == []
 
 
+def test_every_kind_and_a_dry_run(
+    registry: DockerRegistry, busybox_base: str, shm_path: Path
+) -> None:
+    """Steps with their text, the base's listing and a cache mount are shown; a dry run shows what would go
+    and asks for nothing to be deleted; prune by kind and by all take them away.
+    """
+    context = shm_path / "context"
+    context.mkdir()
+    run = "RUN --mount=type=cache,target=/c echo kept > /c/f"
+    (context / "Dockerfile").write_text(f"FROM {busybox_base}\n{run}\nWORKDIR /new\n")
+    place = f"{registry.host}/upkeep/kinds"
+    caches = ["--cache-repo", f"{place}:main", "--cache-mount-to", f"{place}:main"]
+    output = ["-o", f"type=oci,dest={shm_path}/image.tar"]
+    done = asyncbuild(shm_path, registry, "build", *caches, *output, str(context))
+    assert done.returncode == 0, done.stderr
+    shown = asyncbuild(shm_path, registry, "cache", "ls", place).stdout.splitlines()
+    ends = sorted((line.split()[0], line.partition(" d  ")[2]) for line in shown[:-1])
+    assert ends == [
+        ("listing", ""),
+        ("mount", "main  /c"),
+        ("step", f"main  {run}"),
+        ("step", "main  WORKDIR /new"),
+    ]
+    before, mark = tags(registry, "upkeep/kinds"), registry.mark()
+    dry = asyncbuild(shm_path, registry, "cache", "prune", place, "--all", "--dry-run")
+    assert dry.stdout.splitlines()[:-1] == shown[:-1]
+    assert dry.stdout.endswith(" would be removed\n")
+    assert {request.method for request in registry.requests(mark)} == {"GET"}
+    kinds = ["--kind", "mount", "--kind", "listing", "--older-than", "0s"]
+    asyncbuild(shm_path, registry, "cache", "prune", place, *kinds)
+    assert before - tags(registry, "upkeep/kinds") == {
+        tag for tag in before if tag.startswith(("main-m-", "f-"))
+    }
+    asyncbuild(shm_path, registry, "cache", "prune", place, "--all")
+    assert tags(registry, "upkeep/kinds") == {"main"}
+    again = asyncbuild(shm_path, registry, "build", *caches, *output, str(context))
+    assert again.returncode == 0, again.stderr
+
+
 def test_prune_by_age(registry: DockerRegistry, shm_path: Path) -> None:
     """What is young stays; ``--all`` leaves nothing, and without a choice nothing is done."""
     place = f"{registry.host}/upkeep/age"

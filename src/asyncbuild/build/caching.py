@@ -153,7 +153,9 @@ class Cache:
         """Export a base's listing where it is not yet; ``anew``: what is there is wrong."""
         for export in self._exports:
             label = f"export listing to {export.target.name}"
-            put = partial(export.target.put_listing, chain, raw, anew=anew)
+            put = partial(
+                export.target.put_listing, chain, raw, anew=anew, written=self._job.started
+            )
             self._pending.append(self._job.ledger.spawn(self._job.nursery, label, put))
 
     def made(self, stage: int, chain: Chain, *, published: bool) -> None:
@@ -199,7 +201,7 @@ class Cache:
                 layer = settled[made]
                 if layer is None:
                     break
-                result = CachedResult(layer, tuple(below), *self._times(made))
+                result = CachedResult(layer, tuple(below), *self._times(made), made.step)
                 for key in made.keys:
                     self._own.remember(key, result)
                 below.append(layer)
@@ -245,7 +247,8 @@ class Cache:
                 if isinstance(layer, BaseLayer):
                     await export.fetch(layer.descriptor, layer.origin)
         named = [CachedLayer(*await layer_identity(layer)) for layer in whole]
-        result = CachedResult(named[-1], tuple(named[:-1]), *self._times(chain[-1]))
+        last = chain[-1]
+        result = CachedResult(named[-1], tuple(named[:-1]), *self._times(last), last.step)
         await export.target.put(chain[-1].keys, result)
 
     async def _tolerate(self, work: Callable[[], object]) -> None:

@@ -19,6 +19,7 @@ class Made:
     ``keys`` are all keys that lead to it. ``work`` gives, when the build has ended, the work directory
     that has its files in ``fs/``, if there is one. ``created`` is when it was made (seconds since the
     epoch); 0 is now. ``written`` is when what a look-up gave was first kept; None if that is unknown.
+    ``step`` is the step as its Dockerfile has it, for people.
     """
 
     keys: tuple[Key, ...]
@@ -27,6 +28,7 @@ class Made:
     cached: CachedLayer | None = None
     created: int = 0
     written: int | None = None
+    step: str = ""
 
 
 Chain: TypeAlias = tuple[Made, ...]

@@ -164,7 +164,8 @@ class _Walk:
         own = chain if len(chain) == place + 1 else chain[-1:]  # others belong to the stages below
         for step, made in zip(range(place, -1, -1), reversed(own), strict=False):
             keys = _known(self._keys_at(static, step))
-            chain[chain.index(made)] = replace(made, keys=keys)
+            about = self._steps[step].about
+            chain[chain.index(made)] = replace(made, keys=keys, step=about)
         self._state = replace(self._state, chain=tuple(chain), made_at=created)
         self._untold.append(self._state.chain)
         self._tell_cache()
@@ -226,7 +227,8 @@ class _Walk:
         if late and change.changes is not None:
             upon = static.base if place == 0 else self._keys_at(static, place - 1)[0]
             self._by_content[place] = await content_key(session, upon, change.changes)
-        made = Made(_known(self._keys_at(static, place)), change.layer, change.work)
+        keys = _known(self._keys_at(static, place))
+        made = Made(keys, change.layer, change.work, step=self._steps[place].about)
         self._state = replace(self._state, chain=(*self._state.chain, made))
         self._untold.append(self._state.chain)
         self._tell_cache()

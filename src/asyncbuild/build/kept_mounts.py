@@ -24,6 +24,7 @@ from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.request import MountPlace
+from asyncbuild.cache.registry import MOUNT, WRITTEN, moment
 from asyncbuild.errors import AsyncbuildError, ImageNotFound, RemoteProtocolError
 from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
 from asyncbuild.image.manifest import Descriptor, Index, Manifest
@@ -35,11 +36,11 @@ from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.store.cachemounts import CacheKey
 
-ID = "dev.asyncbuild.mount.id"
 DIFF_ID = "dev.asyncbuild.mount.diff-id"
 ROOT = "dev.asyncbuild.mount.root"
-"""Annotations: the cache's id, the content's DiffId, and uid:gid:mode (octal) of its own directory."""
-CREATED = "org.opencontainers.image.created"
+"""Annotations, beside the cache's id and the time: the content's DiffId, and uid:gid:mode (octal) of its
+own directory.
+"""
 _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
@@ -142,7 +143,7 @@ class KeptMounts:
         finally:
             taken.give_back()
         try:
-            await self._send(place, key, {ID: name, ROOT: root}, packed, blob)
+            await self._send(place, key, {MOUNT: name, ROOT: root}, packed, blob)
         finally:
             self._job.store.discard(blob)
 
@@ -164,7 +165,7 @@ class KeptMounts:
         await _put(client, repository, FileBody(str(blob), layer.size), layer.digest)
         config = Descriptor(_EMPTY_TYPE, Digest.of(_EMPTY), len(_EMPTY))
         await _put(client, repository, BytesBody(_EMPTY), config.digest)
-        annotations = {**about, CREATED: self._job.created_text}
+        annotations = {**about, WRITTEN: moment(self._job.started)}
         manifest = Manifest.make(config, (layer,), annotations=annotations)
         await client.put_manifest(repository, tag, manifest.raw, manifest.media_type)
 

@@ -14,11 +14,15 @@ from asyncbuild.build.metadata import ImageState
 from asyncbuild.build.supply import BaseImage
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
+from asyncbuild.dockerfile.remote import redacted
 from asyncbuild.image.config import HistoryEntry
 from asyncbuild.plan.nouns import PlanStage, Step
 from asyncbuild.plan.remotes import check_remotes
 from asyncbuild.plan.scope import StageScope
 from asyncbuild.report import events
+from asyncbuild.report.escape import one_line
+
+_LONGEST_TEXT = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +39,13 @@ class OutlinedStep:
     def changes_files(self) -> bool:
         """Whether the step makes a layer."""
         return makes_layer(self.instruction, self.image)
+
+    @property
+    def about(self) -> str:
+        """The step as the Dockerfile has it, on one line: variables are not replaced, and passwords in
+        URLs are blotted out.
+        """
+        return one_line(redacted(self.named.text), _LONGEST_TEXT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -60,7 +60,14 @@ class DirectoryCache:
         """The file of that name."""
         return await trio.to_thread.run_sync(self._read_listing, chain)
 
-    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool) -> None:
+    async def put_listing(
+        self,
+        chain: DiffId,
+        data: bytes,
+        *,
+        anew: bool,
+        written: int,  # noqa: ARG002 - a file has its own time
+    ) -> None:
         """Write the file. Raises `StoreError`."""
         await trio.to_thread.run_sync(self._write_listing, chain, data, anew)
 

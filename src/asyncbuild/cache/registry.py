@@ -5,6 +5,7 @@
     REPOSITORY:k-<key>    one entry: a manifest with one layer (the step's) and an empty configuration;
                           its annotations hold the key and the result (`CachedResult`)
     REPOSITORY:f-<chain>  what a base shows (`asyncbuild.layers.listing`), in the annotations of a manifest
+    REPOSITORY:[SCOPE-]m-<hash>   a cache mount, if they are kept here too (`asyncbuild.build.kept_mounts`)
     REPOSITORY:<scope>    an index of entries: one request answers for every key that it lists; or an
                           image with an inline cache (`asyncbuild.cache.inline`)
 
@@ -16,6 +17,7 @@ other added at the same moment; a key that an index does not list is asked for b
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -52,6 +54,9 @@ RESULT = "dev.asyncbuild.cache.result"
 LAYERS = "dev.asyncbuild.cache.layers"
 CHAIN = "dev.asyncbuild.base.chain-id"
 LISTING = "dev.asyncbuild.base.listing"
+MOUNT = "dev.asyncbuild.mount.id"
+WRITTEN = "org.opencontainers.image.created"
+"""When a listing or the content of a cache mount was put here (RFC 3339)."""
 MOST_ENTRIES = 2000
 MOST_LISTED = 2 << 20
 """Bytes of a listing; manifests of up to 4 MiB are taken everywhere."""
@@ -166,7 +171,7 @@ class RegistryCache:
         self._listed.add(chain)
         return raw
 
-    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool) -> None:
+    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool, written: int) -> None:
         """Tag a manifest that holds the listing; one too large for a manifest is left out."""
         tag = listing_tag(chain)
         if len(data) > MOST_LISTED:
@@ -178,7 +183,11 @@ class RegistryCache:
                 return
         await self._put_config()
         empty = Descriptor(EMPTY_TYPE, Digest.of(EMPTY_CONFIG), len(EMPTY_CONFIG))
-        text = {CHAIN: str(chain), LISTING: base64.b64encode(data).decode()}
+        text = {
+            CHAIN: str(chain),
+            LISTING: base64.b64encode(data).decode(),
+            WRITTEN: moment(written),
+        }
         manifest = Manifest.make(empty, (empty,), annotations=text)
         await self._client.put_manifest(self._repository, tag, manifest.raw, manifest.media_type)
 
@@ -246,6 +255,11 @@ class RegistryCache:
 def listing_tag(chain: DiffId) -> str:
     """The tag under which a registry keeps the listing of a base."""
     return f"f-{chain.hex}"
+
+
+def moment(seconds: int) -> str:
+    """A time since the epoch as annotations have it (RFC 3339)."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _age_from(result: CachedResult) -> int:

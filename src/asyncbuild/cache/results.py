@@ -82,13 +82,15 @@ class CachedResult:
     ``below`` is everything between the base image and the step, as it was when the step was executed: a
     hit brings all of it, so that no layer is ever put upon others than its own. ``created`` is the time
     that it has in an image, and ``written`` when it was first kept, by the clock: from then on it ages.
-    None if nobody knows; then it does not. Both are in seconds since the epoch.
+    None if nobody knows; then it does not. Both are in seconds since the epoch. ``step`` is what its
+    Dockerfile says, on one line, for people: no key has it, and "" is as good.
     """
 
     layer: CachedLayer
     below: tuple[CachedLayer, ...] = ()
     created: int = 0
     written: int | None = None
+    step: str = ""
 
     @property
     def layers(self) -> tuple[CachedLayer, ...]:
@@ -106,12 +108,13 @@ class CachedResult:
 
     def to_json(self) -> dict[str, Any]:
         """What is kept of it."""
-        return {
+        value = {
             "layer": self.layer.to_json(),
             "below": [layer.to_json() for layer in self.below],
             "created": self.created,
             "written": self.written,
         }
+        return {**value, "step": self.step} if self.step else value
 
     @classmethod
     def from_json(cls, value: Any, origin: Reference | None = None) -> CachedResult:
@@ -122,6 +125,7 @@ class CachedResult:
                 tuple(CachedLayer.from_json(item, origin) for item in value["below"]),
                 created := int(value["created"]),
                 parse_written(value.get("written", created)),
+                str(value.get("step", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedResult(f"a cache entry: {error}") from None

@@ -37,8 +37,8 @@ class CacheTarget(Protocol):
     async def put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
         """Keep ``result`` under ``keys``; the blobs of its layers are there already."""
 
-    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool) -> None:
-        """Keep the listing of a base, if there is none yet, or ``anew``."""
+    async def put_listing(self, chain: DiffId, data: bytes, *, anew: bool, written: int) -> None:
+        """Keep the listing of a base, if there is none yet, or ``anew``; ``written`` is the time."""
 
     async def finish(self) -> None:
         """Write what answers for many keys at once."""

@@ -7,13 +7,25 @@ on an entry which is deleted under it builds again without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import datetime as dt
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import trio
 
 from asyncbuild.cache.keys import Key
-from asyncbuild.cache.registry import KEY, RESULT, decode_index, encode_index
+from asyncbuild.cache.registry import (
+    CHAIN,
+    KEY,
+    LISTING,
+    MOUNT,
+    RESULT,
+    WRITTEN,
+    decode_index,
+    encode_index,
+)
 from asyncbuild.cache.results import CachedResult, DamagedResult
 from asyncbuild.errors import ImageNotFound, RegistryError
 from asyncbuild.image.digest import Digest
@@ -22,43 +34,67 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.registry.client import RegistryClient
 
 _AT_ONCE = 32
+_TAG = re.compile(r"(?:(?P<scope>.+)-)?(?P<kind>[kfm])-(?P<name>[0-9a-f]{64})")
+
+
+class Kind(Enum):
+    """What an entry keeps: a step's result, what a base shows, or the content of a cache mount."""
+
+    STEP = "step"
+    LISTING = "listing"
+    MOUNT = "mount"
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One entry: its key, the scopes that list it, bytes of its own layer, seconds since the epoch."""
+    """One entry. ``name`` is what its tag ends with: the key of a step or a mount, the ChainID of a base.
 
-    key: Key
+    ``about`` is the step as its Dockerfile has it, or the id of the mount. ``scopes`` list it: the indexes
+    with a step, the prefix of a mount's tag. ``size`` is in bytes, that of a step's own layer. ``written``
+    is in seconds since the epoch, by the clock; None if nobody knows.
+    """
+
+    kind: Kind
+    name: str
+    about: str
     scopes: tuple[str, ...]
     size: int
-    created: int
+    written: int | None
     manifest: Digest
 
 
 async def list_entries(client: RegistryClient, repository: str) -> tuple[CacheEntry, ...]:
     """Every entry, the oldest first. Raises `RegistryError`."""
     tags = await client.list_tags(repository)
-    found: dict[str, Manifest | Index] = {}
+    origin = Reference(client.registry, repository)
+    found: dict[str, CacheEntry] = {}
+    lists: dict[str, frozenset[str]] = {}
     limit = trio.CapacityLimiter(_AT_ONCE)
 
     async def read(tag: str) -> None:
         async with limit:
             try:
-                found[tag] = (await client.get_manifest(repository, tag)).manifest
+                manifest = (await client.get_manifest(repository, tag)).manifest
             except ImageNotFound:  # somebody deleted it just now
                 return
+        if isinstance(manifest, Index):
+            lists[tag] = frozenset(key.hex for key in decode_index(manifest, origin))
+        elif (entry := _entry(tag, manifest)) is not None:
+            found[tag] = entry
 
     async with trio.open_nursery() as nursery:
         for tag in tags:
             nursery.start_soon(read, tag)
-    origin = Reference(client.registry, repository)
-    scopes: dict[Key, list[str]] = {}
-    for tag, manifest in sorted(found.items()):
-        if isinstance(manifest, Index):
-            for key in decode_index(manifest, origin):
-                scopes.setdefault(key, []).append(tag)
-    entries = [_entry(tag, manifest, scopes) for tag, manifest in found.items()]
-    return tuple(sorted(filter(None, entries), key=lambda entry: (entry.created, entry.key)))
+    scopes: dict[str, list[str]] = {}
+    for tag, names in sorted(lists.items()):
+        for name in names:
+            scopes.setdefault(name, []).append(tag)
+    return _merged(
+        replace(entry, scopes=tuple(scopes.get(entry.name, ())))
+        if entry.kind is Kind.STEP
+        else entry
+        for entry in found.values()
+    )
 
 
 async def remove_entries(
@@ -69,8 +105,9 @@ async def remove_entries(
     Raises `RegistryError`, with a hint for registries that do not delete or do not let tags be moved.
     """
     entries = tuple(going)
-    for scope in sorted({scope for entry in entries for scope in entry.scopes}):
-        await _rewrite(client, repository, scope, {entry.key for entry in entries})
+    steps = [entry for entry in entries if entry.kind is Kind.STEP]
+    for scope in sorted({scope for entry in steps for scope in entry.scopes}):
+        await _rewrite(client, repository, scope, {Key(entry.name) for entry in steps})
     limit = trio.CapacityLimiter(_AT_ONCE)
 
     async def delete(entry: CacheEntry) -> None:
@@ -101,13 +138,44 @@ async def _rewrite(client: RegistryClient, repository: str, scope: str, going: s
         raise
 
 
-def _entry(tag: str, manifest: Manifest | Index, scopes: dict[Key, list[str]]) -> CacheEntry | None:
-    key = Key(manifest.annotations.get(KEY, ""))
-    if isinstance(manifest, Index) or tag != key.tag or not manifest.layers:
+def _merged(entries: Iterable[CacheEntry]) -> tuple[CacheEntry, ...]:
+    """Entries that are one manifest under several tags (of one mount in several scopes) are one entry:
+    deleting it deletes them all.
+    """
+    found: dict[Digest, CacheEntry] = {}
+    for entry in entries:
+        known = found.get(entry.manifest, entry)
+        scopes = tuple(sorted({*known.scopes, *entry.scopes}))
+        found[entry.manifest] = replace(known, scopes=scopes)
+    return tuple(sorted(found.values(), key=lambda entry: (entry.written or 0, entry.name)))
+
+
+def _entry(tag: str, manifest: Manifest) -> CacheEntry | None:
+    """What a tag names; None if that is no entry of a cache."""
+    match = _TAG.fullmatch(tag)
+    if match is None or not manifest.layers:
+        return None
+    name, about, size = match["name"], manifest.annotations, manifest.layers[-1].size
+    if match["kind"] == "m" and MOUNT in about:
+        scopes = (match["scope"],) if match["scope"] else ()
+        text, written = about[MOUNT], _written(about)
+        return CacheEntry(Kind.MOUNT, name, text, scopes, size, written, manifest.digest)
+    if match["scope"]:
+        return None
+    if match["kind"] == "f" and CHAIN in about:
+        size = len(about.get(LISTING, ""))
+        return CacheEntry(Kind.LISTING, name, "", (), size, _written(about), manifest.digest)
+    if match["kind"] != "k" or about.get(KEY) != name:
         return None
     try:
-        result = CachedResult.decode(manifest.annotations.get(RESULT, "").encode())
+        result = CachedResult.decode(about.get(RESULT, "").encode())
     except DamagedResult:
         return None
-    size = manifest.layers[-1].size
-    return CacheEntry(key, tuple(scopes.get(key, ())), size, result.created, manifest.digest)
+    return CacheEntry(Kind.STEP, name, result.step, (), size, result.written, manifest.digest)
+
+
+def _written(annotations: Mapping[str, str]) -> int | None:
+    try:
+        return int(dt.datetime.fromisoformat(annotations.get(WRITTEN, "")).timestamp())
+    except ValueError:
+        return None

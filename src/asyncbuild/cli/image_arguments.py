@@ -18,6 +18,7 @@ _CACHE_EXAMPLE = """\
 example:
   asyncbuild cache ls registry.example.com/team/cache
   asyncbuild cache prune registry.example.com/team/cache --older-than 30d
+  asyncbuild cache prune /cache --older-than 14d
 """
 _PUSH_EXAMPLE = """\
 example:
@@ -72,10 +73,11 @@ def _warm(commands: Commands[argparse.ArgumentParser]) -> None:
     add = warm.add_argument
     add("directory", metavar="DIR", help=argparse.SUPPRESS)
     _repeated(warm, "--image", "REF", "an image (most options may be repeated)")
-    _repeated(warm, "--dockerfile", "FILE", "every image that FILE names")
+    _repeated(warm, "--dockerfile", "FILE", "every image that FILE (or URL) names")
     _repeated(warm, "--build-arg", "K[=V]", "value for an ARG of the Dockerfiles")
     _repeated(warm, "--platform", "OS/ARCH", "for these platforms (default: this one)")
     add("--force", action="store_true", help="fetch again what is there")
+    add("--cache-ttl", metavar="TIME", help="then remove what was warmed before that: 14d, 336h")
     _progress(warm)
     add_registry_options(warm)
 
@@ -83,23 +85,35 @@ def _warm(commands: Commands[argparse.ArgumentParser]) -> None:
 def _cache(commands: Commands[argparse.ArgumentParser]) -> None:
     cache = add_command(
         commands,
-        "cache ls|prune REPO",
-        "show what a cache in a registry holds, or remove some of it",
-        "Show the entries of the cache in REPO, or delete those that are old or of one scope.",
+        "cache ls|prune PLACE",
+        "show what a cache holds, or remove some of it",
+        "Show the entries of the cache in a repository, or the images in a directory (/… or ./…) that"
+        " warm filled; or delete what is old.",
         _CACHE_EXAMPLE,
     )
     add = cache.add_argument
     add("action", choices=("ls", "prune"), metavar="ls|prune", help=argparse.SUPPRESS)
-    add("repository", metavar="REPO", help=argparse.SUPPRESS)
+    add("place", metavar="PLACE", help=argparse.SUPPRESS)
     add("--older-than", metavar="TIME", help="only entries older than that: 14d, 336h")
     add("--scope", metavar="SCOPE", help="only entries that no other scope lists")
+    kinds = ("step", "listing", "mount")
+    _repeated(cache, "--kind", "KIND", f"only of this kind: {', '.join(kinds)}", kinds)
     add("--all", action="store_true", help="prune: every entry")
+    add("--dry-run", action="store_true", help="prune: only show what would go")
     add("--format", choices=("text", "json"), default="text", help="of the list")
     add_registry_options(cache)
 
 
-def _repeated(command: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
-    command.add_argument(name, action="append", default=[], metavar=metavar, help=text)
+def _repeated(
+    command: argparse.ArgumentParser,
+    name: str,
+    metavar: str,
+    text: str,
+    choices: tuple[str, ...] | None = None,
+) -> None:
+    command.add_argument(
+        name, action="append", default=[], metavar=metavar, help=text, choices=choices
+    )
 
 
 def _push(commands: Commands[argparse.ArgumentParser]) -> None:

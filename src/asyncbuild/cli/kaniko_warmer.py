@@ -11,7 +11,7 @@ from pathlib import Path
 from asyncbuild.cli import kaniko_options as wanted
 from asyncbuild.cli.kaniko_flags import WARMER, Given, read_flags
 from asyncbuild.cli.kaniko_registries import registry_settings
-from asyncbuild.cli.warm import Image, Warming, named_images, run_warming
+from asyncbuild.cli.warm import Image, Warming, images_of_file, run_warming
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
@@ -46,8 +46,8 @@ def images_of(given: Given, environ: Mapping[str, str]) -> tuple[Image, ...]:
     except ValueError as error:
         raise UsageError(f"--customPlatform: {error}") from None
     if given.text("dockerfile"):
-        file = Path(given.text("dockerfile"))
-        images += named_images(file, wanted.build_arguments(given, environ), (chosen,))
+        arguments = wanted.build_arguments(given, environ)
+        images += images_of_file(given.text("dockerfile"), arguments, (chosen,))
     if not images:
         raise UsageError("name at least one --image, or a --dockerfile with some")
     return tuple(dict.fromkeys(images))

@@ -11,22 +11,28 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import trio
 
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.warming import WarmedImage, warm_images
+from asyncbuild.cache.images import ImageDirectory
+from asyncbuild.cli.cache_options import duration
 from asyncbuild.cli.inputs import build_arguments, read_dockerfile
 from asyncbuild.cli.interrupt import interruptible
+from asyncbuild.cli.kaniko_fetch import fetch_file
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.cli.transferring import platforms, reference_of
 from asyncbuild.dockerfile.parser import parse_dockerfile
+from asyncbuild.dockerfile.remote import WebFile
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.planner import PlanRequest, make_plan, planned_images
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.choose import ProgressMode, make_reporter
+from asyncbuild.report.escape import printable
 from asyncbuild.report.events import Reporter
 
 _TICK_SECONDS = 0.1
@@ -36,11 +42,14 @@ Image = tuple[Reference, Platform]
 
 @dataclass(frozen=True, slots=True)
 class Warming:
-    """Which images shall be in which directory; ``force`` fetches what is there, too."""
+    """Which images shall be in which directory; ``force`` fetches what is there, too. Images that were
+    warmed more than ``ttl`` seconds ago are removed afterwards; None: none are.
+    """
 
     images: Sequence[Image]
     directory: Path
     force: bool = False
+    ttl: float | None = None
 
 
 def warm(options: argparse.Namespace) -> int:
@@ -51,13 +60,14 @@ def warm(options: argparse.Namespace) -> int:
     images = [(reference, form) for reference in named for form in wanted]
     arguments = build_arguments(options.build_arg, os.environ)
     for file in options.dockerfile:
-        images += named_images(Path(file), arguments, wanted)
+        images += images_of_file(file, arguments, wanted)
     if not images:
         raise UsageError("name at least one --image, or a --dockerfile with some")
     settings = read_registries(options, os.environ)
     mode = ProgressMode.parse(options.progress)
     reporter = make_reporter(mode, sys.stderr, os.environ, time.monotonic)
-    warming = Warming(images, Path(options.directory), options.force)
+    ttl = duration(options.cache_ttl) if options.cache_ttl else None
+    warming = Warming(images, Path(options.directory), options.force, ttl)
     return run_warming(warming, settings, reporter)
 
 
@@ -69,6 +79,11 @@ def run_warming(warming: Warming, settings: RegistrySettings, reporter: Reporter
         reporter.close()
     for line in dict.fromkeys(f"{image.reference} {image.digest}\n" for image in found):
         sys.stdout.write(line)
+    if warming.ttl is not None:
+        now = time.time()
+        for image in ImageDirectory(warming.directory).prune(now - warming.ttl, now):
+            days = (now - image.since) / 86400
+            sys.stderr.write(f"removed: {printable(image.name)}, warmed {days:.1f} days ago\n")
     return 0
 
 
@@ -88,6 +103,18 @@ async def _run(
             )
             nursery.cancel_scope.cancel()
     return found
+
+
+def images_of_file(
+    place: str, arguments: Mapping[str, str], wanted: Sequence[Platform]
+) -> list[Image]:
+    """Every image that the Dockerfile at ``place`` names, which is a file or an http or https URL."""
+    if Path(place).exists() or not place.startswith(("http://", "https://")):
+        return named_images(Path(place), arguments, wanted)
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "Dockerfile"
+        fetch_file(WebFile(place), file)
+        return named_images(file, arguments, wanted)
 
 
 def named_images(
