@@ -37,6 +37,23 @@ def test_parsed(text: str, registry: str, repository: str, tag: str) -> None:
     assert Reference.parse(text) == Reference(registry, repository, tag)
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("debian", "docker.io/library/debian"),
+        ("Docker.IO:443/library/debian", "docker.io/library/debian"),
+        ("registry-1.docker.io/library/debian", "docker.io/library/debian"),
+        ("R.Example:0443/a", "r.example/a"),
+        ("R.Example:05000/a", "r.example:5000/a"),
+        ("[2001:DB8::1]/a", "[2001:db8::1]/a"),
+        ("[::1]:443/a", "[::1]/a"),
+    ],
+)
+def test_one_spelling(text: str, name: str) -> None:
+    """Rules see one name, however a host is written."""
+    assert Reference.parse(text).canonical.name == name
+
+
 def test_digests() -> None:
     """A digest stands after the tag; with one there is no default tag."""
     assert Reference.parse(f"a@{DIGEST}") == Reference("docker.io", "library/a", None, DIGEST)

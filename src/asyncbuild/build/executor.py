@@ -22,12 +22,12 @@ from asyncbuild.build.guess import Guesses, WrongGuess
 from asyncbuild.build.keys import content_key, keys_upon
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import StageKeys
+from asyncbuild.build.resolving import BaseImage
 from asyncbuild.build.root import Addition, BaseFiles, Root
 from asyncbuild.build.run_step import run
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import Change, StageState
 from asyncbuild.build.step import At
-from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import CachedLayer, CacheLost, Hit
 from asyncbuild.dockerfile import instructions as ins

@@ -23,14 +23,13 @@ from asyncbuild.dockerfile.remote import (
 )
 from asyncbuild.errors import SourceDenied
 from asyncbuild.image.digest import Digest, InvalidDigest
-from asyncbuild.image.reference import DOCKER_HUB, InvalidReference, Reference
+from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.plan.nouns import Plan
 from asyncbuild.plan.policy import CHECKSUM, Source, SourcePolicy
 
 _IMAGE = "docker-image://"
 _LAYOUT = "oci-layout://"
-_HUB_HOSTS = ("index.docker.io", "registry-1.docker.io")
 _PORTS = {"http": 80, "https": 443, "ssh": 22, "git": 9418}
 _SCP = re.compile(r"(?:[^@/]*@)?(\[[^\]]*\]|[^:/@]+):(.*)", re.DOTALL)
 _UNRESERVED = re.compile(
@@ -186,14 +185,8 @@ def _check_add(instruction: Add, gate: SourceGate) -> None:
 
 
 def _canonical(reference: Reference) -> Reference:
-    host, colon, port = reference.registry.lower().rpartition(":")
-    if not colon or not port.isdecimal():
-        host, port = reference.registry.lower(), ""
-    if host in _HUB_HOSTS:
-        host = DOCKER_HUB
-    registry = host if not port or int(port) == _PORTS["https"] else f"{host}:{int(port)}"
     tag = reference.tag or (None if reference.digest else "latest")
-    return replace(reference, registry=registry, tag=tag)
+    return replace(reference.canonical, tag=tag)
 
 
 def _host(url: httpx.URL) -> str:

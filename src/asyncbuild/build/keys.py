@@ -18,9 +18,9 @@ from asyncbuild.build.recipes import (
     workdir_recipe,
 )
 from asyncbuild.build.remotes import remote_of
+from asyncbuild.build.resolving import BaseImage
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage_files import find_path
-from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key, Value
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.context.fingerprint import change_fingerprint, source_fingerprint

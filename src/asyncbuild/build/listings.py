@@ -18,7 +18,8 @@ import trio
 from asyncbuild.build.caching import Cache
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
-from asyncbuild.build.supply import BaseImage, Supply
+from asyncbuild.build.resolving import BaseImage
+from asyncbuild.build.supply import Supply
 from asyncbuild.image.digest import DiffId, chain_id
 from asyncbuild.layers.listing import DamagedListing, Listing
 

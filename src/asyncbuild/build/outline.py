@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from asyncbuild.build import metadata
 from asyncbuild.build.metadata import ImageState
-from asyncbuild.build.supply import BaseImage
+from asyncbuild.build.resolving import BaseImage
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
 from asyncbuild.dockerfile.remote import redacted

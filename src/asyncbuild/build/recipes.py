@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from asyncbuild.build.outline import OutlinedStep
 from asyncbuild.build.request import BuildRequest
+from asyncbuild.build.resolving import BaseImage
 from asyncbuild.build.run_options import RunOptions
-from asyncbuild.build.supply import BaseImage
 from asyncbuild.cache.keys import Key, Recipe, Value
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir

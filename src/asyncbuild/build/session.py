@@ -31,6 +31,7 @@ from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.remotes import Remotes, fetch_tools
 from asyncbuild.build.request import BuildRequest
+from asyncbuild.build.resolving import Resolver
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.stage_files import find_in_root
 from asyncbuild.build.supply import Supply
@@ -81,9 +82,9 @@ class Session:
         layouts = NamedContexts.parse(plan.contexts).layouts
         keep = bool(request.outputs) or _leaves_home(request, plan)
         warmed = warmed_images(job, request.cache_dir, request.cache_ttl)
-        self.supply = Supply(
-            job, keep_blobs=keep, layouts=layouts, warmed=warmed, gate=request.gate
-        )
+        resolver = Resolver(job, layouts=layouts, warmed=warmed, gate=request.gate)
+        resolver.on_manifest = self._begin_early
+        self.supply = Supply(job, resolver=resolver, keep_blobs=keep, warmed=warmed)
         newest = request.created if request.clamp_times else None
         trim = Trim.of(request.ignored_paths, newest)
         self.packer = Packer(job, request.compression, trim)
@@ -105,7 +106,6 @@ class Session:
         self._reading = trio.CapacityLimiter(1)
         self._flights: dict[tuple[str, int], Future[Any]] = {}
         self._published = line_of(plan)
-        self.supply.on_manifest = self._begin_early
         self._reserved: deque[UploadSessions] = deque()
         self._existing: dict[Digest, BaseLayer] = {}
 

@@ -9,48 +9,28 @@ so that all layers of all images come in one wave and no connection waits for a 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable, Hashable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
-from asyncbuild.build.bases import no_such_image, parse_config, platforms
 from asyncbuild.build.fetching import Fetch
 from asyncbuild.build.futures import Future
-from asyncbuild.build.gate import SourceGate
 from asyncbuild.build.growing import GrowingFile, verify_blob
 from asyncbuild.build.job import Job
-from asyncbuild.build.layouts import take_manifest
+from asyncbuild.build.resolving import BaseImage, Resolver
 from asyncbuild.build.turns import Turns
 from asyncbuild.build.warmed import WarmedImages
 from asyncbuild.build.waves import decided, is_pattern, waves
 from asyncbuild.cache.results import CachedLayer, CacheLost
-from asyncbuild.errors import (
-    ImageNotFound,
-    IntegrityError,
-    LayerError,
-    RegistryError,
-    RemoteProtocolError,
-    StoreError,
-)
-from asyncbuild.image.config import ImageConfig
-from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
-from asyncbuild.image.manifest import (
-    Descriptor,
-    Index,
-    InvalidManifest,
-    Manifest,
-    parse_manifest,
-)
+from asyncbuild.errors import IntegrityError, LayerError, RegistryError, StoreError
+from asyncbuild.image.digest import DiffId, Digest
+from asyncbuild.image.manifest import Descriptor, Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
-from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.report.events import (
     Direction,
-    ImageResolved,
     LayerUnpacked,
     Transfer,
     TransferFinished,
@@ -68,20 +48,6 @@ MAX_STREAMS = 16
 """Downloads under way at once: enough for one wave, few enough for one host's connection limits."""
 
 
-@dataclass(frozen=True, slots=True)
-class BaseImage:
-    """An image of a registry for one platform: ``reference`` says where its blobs are."""
-
-    reference: Reference
-    manifest: Manifest
-    config: ImageConfig
-
-    @property
-    def layers(self) -> tuple[tuple[Descriptor, DiffId], ...]:
-        """The layers bottom first, each by both of its names."""
-        return tuple(zip(self.manifest.layers, self.config.diff_ids, strict=True))
-
-
 class Supply:
     """All that a build takes from registries. Lives as long as the nursery."""
 
@@ -89,19 +55,16 @@ class Supply:
         self,
         job: Job,
         *,
+        resolver: Resolver,
         keep_blobs: bool,
-        layouts: Mapping[str, str] | None = None,
         warmed: WarmedImages | None = None,
-        gate: SourceGate | None = None,
     ) -> None:
         """``keep_blobs``: base layers will be needed as blobs too (a local output, another registry).
 
-        ``layouts`` are the OCI layouts that have the images of `LAYOUT_HOST`, by repository; ``warmed`` is
-        looked into before a registry is asked; ``gate`` says which images may be used.
+        ``resolver`` says what names mean; ``warmed`` is looked into before a registry is asked.
         """
         self._warmed = warmed
-        self._gate = gate or SourceGate()
-        self._layouts = {name: Path(path) for name, path in (layouts or {}).items()}
+        self._resolver = resolver
         self._job = job
         self._store = job.store
         self._keep_blobs = keep_blobs
@@ -110,11 +73,9 @@ class Supply:
         self._anew: set[Digest] = set()
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
-        self.on_manifest: Callable[[Reference, Platform, Manifest], None] | None = None
-        """Told what an image's layers are called, before its configuration has come."""
         self.on_root: Callable[[BaseImage, tuple[Path, ...]], None] | None = None
         """Told when all layers of an image are here."""
-        self.alternates: list[Path] = list(self._layouts.values())
+        self.alternates: list[Path] = list(resolver.layouts.values())
         """OCI layouts of others whose blobs may be read (and are verified like a registry's)."""
 
     def _flight(
@@ -129,7 +90,7 @@ class Supply:
     def image(self, reference: Reference, platform: Platform) -> Future[BaseImage]:
         """The image that ``reference`` names, for ``platform``: its manifest and configuration."""
         key = ("image", reference, platform)
-        return self._flight(key, f"image {reference}", self._resolve, reference, platform)
+        return self._flight(key, f"image {reference}", self._resolver.resolve, reference, platform)
 
     def root(self, image: BaseImage) -> Future[tuple[Path, ...]]:
         """The whole image as overlay lower directories, topmost first."""
@@ -222,72 +183,6 @@ class Supply:
             return await self.verified_blob(layer.descriptor, layer.origin)
         except (RegistryError, LayerError, StoreError) as error:
             raise CacheLost(layer, str(error)) from error
-
-    async def _resolve(self, reference: Reference, platform: Platform) -> BaseImage:
-        started = trio.current_time()
-        reference = self._gate.image(reference)
-        try:
-            manifest = await self._manifest(reference, reference.identifier)
-        except ImageNotFound as error:
-            if reference.registry == LAYOUT_HOST:
-                raise
-            raise no_such_image(reference, error) from error
-        if isinstance(manifest, Index):
-            entry = manifest.choose(platform)
-            if entry is None:
-                raise ImageNotFound(
-                    f"{reference} has no image for {platform}",
-                    hint=f"it has: {platforms(manifest)}",
-                )
-            manifest = await self._manifest(reference, str(entry.digest))
-        if isinstance(manifest, Index):
-            raise RemoteProtocolError(f"{reference}: an index inside an index")
-        self._job.reporter.emit(
-            ImageResolved(reference, manifest.digest, trio.current_time() - started)
-        )
-        if self.on_manifest is not None:
-            self.on_manifest(reference, platform, manifest)
-        raw = await self._config(reference, manifest.config)
-        return BaseImage(reference, manifest, parse_config(reference, manifest, raw))
-
-    async def _manifest(self, reference: Reference, identifier: str) -> Manifest | Index:
-        if reference.registry == LAYOUT_HOST:
-            layout = self._layouts[reference.repository]
-            return await trio.to_thread.run_sync(take_manifest, layout, identifier, self._store)
-        kept = self._kept_manifest(identifier)
-        if kept is not None:
-            return kept
-        if self._warmed is not None:
-            found = await self._warmed.manifest(reference, identifier)
-            if found is not None:
-                await trio.to_thread.run_sync(self._store.put_blob, found.raw)
-                return found
-        client = self._job.registries.client(reference.registry)
-        fetched = await client.get_manifest(reference.repository, identifier)
-        await trio.to_thread.run_sync(self._store.put_blob, fetched.raw)
-        return fetched.manifest
-
-    def _kept_manifest(self, identifier: str) -> Manifest | Index | None:
-        """What the store has under a digest: it needs no registry to know what that means."""
-        with suppress(InvalidDigest, InvalidManifest):
-            raw = self._store.read_blob(Digest.parse(identifier))
-            if raw is not None:
-                return parse_manifest(raw)
-        return None
-
-    async def _config(self, reference: Reference, descriptor: Descriptor) -> bytes:
-        kept = self._store.read_blob(descriptor.digest)
-        if kept is not None:
-            return kept
-        if self._warmed is not None:
-            found = await self._warmed.document(descriptor.digest)
-            if found is not None:
-                await trio.to_thread.run_sync(self._store.put_blob, found)
-                return found
-        client = self._job.registries.client(reference.registry)
-        raw = await client.get_blob(reference.repository, descriptor)
-        await trio.to_thread.run_sync(self._store.put_blob, raw)
-        return raw
 
     async def _assemble(self, image: BaseImage) -> tuple[Path, ...]:
         # the largest first: they take longest to come and to be unpacked

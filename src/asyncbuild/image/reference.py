@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from asyncbuild.image.digest import Digest, InvalidDigest
 
 DOCKER_HUB = "docker.io"
+_HUB_HOSTS = ("index.docker.io", "registry-1.docker.io")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -66,6 +67,13 @@ class Reference:
         return f"{self.registry}/{self.repository}"
 
     @property
+    def canonical(self) -> Reference:
+        """The one spelling of this image for rules: its host in lower case, without the default port, and
+        Docker Hub by its name.
+        """
+        return replace(self, registry=canonical_host(self.registry))
+
+    @property
     def identifier(self) -> str:
         """What a manifest URL ends with: the digest if there is one, else the tag."""
         return str(self.digest) if self.digest else (self.tag or "latest")
@@ -95,6 +103,16 @@ class Reference:
         if self.tag is not None:
             text += f":{self.tag}"
         return f"{text}@{self.digest}" if self.digest else text
+
+
+def canonical_host(registry: str) -> str:
+    """A registry's host in the one spelling that `Reference.canonical` has."""
+    host, colon, port = registry.lower().rpartition(":")
+    if not colon or not port.isdecimal():
+        host, port = registry.lower(), ""
+    if host in _HUB_HOSTS:
+        host = DOCKER_HUB
+    return host if not port or int(port) == 443 else f"{host}:{int(port)}"
 
 
 def _split_digest(text: str) -> tuple[str, Digest | None]:
