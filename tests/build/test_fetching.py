@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from asyncbuild.build.fetching import PART, Fetch, _Parts
 from asyncbuild.build.growing import GrowingFile
+from asyncbuild.build.streams import Streams
 from asyncbuild.errors import RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import OCI_LAYER, Descriptor
@@ -36,7 +37,7 @@ def fetched(double: RegistryDouble, data: bytes, path: Path) -> bytes:
 
     async def use(client: RegistryClient) -> bytes:
         file = GrowingFile(path, len(data))
-        fetch = Fetch(client, "base", descriptor, file, trio.CapacityLimiter(4), lambda _: None)
+        fetch = Fetch(client, "base", descriptor, file, Streams(4), lambda _: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fetch.run)
             seen = b"".join([chunk async for chunk in file.tail()])

@@ -346,3 +346,15 @@ def test_files_of_an_image_and_the_base_come_at_once(shm_path: Path) -> None:
     dockerfile = FROM + f"RUN true\nCOPY --from={HOST}/tools /opt/tool /tool\n"
     run(world, world.request(dockerfile, "app:1"))
     assert "1" in double.tags["app"]
+
+
+def test_the_largest_layer_is_asked_for_first(shm_path: Path) -> None:
+    """Of more layers than may come at once none waits for a small one, wherever it stands in the image."""
+    world, double = make_world(shm_path)
+    large = layers_of(1, 18 << 20)[0]
+    image = Image([*add_busybox(double).layers, *layers_of(20), large, *layers_of(21)])
+    add_image(double, "base/many", image)
+    run(world, world.request(f"FROM {HOST}/base/many\nRUN true\n", "app:1"))
+    digests = set(layer_digests(image))
+    order = [digest for digest in blob_gets(double) if digest in digests]
+    assert large.digest in order[:16]  # those that are granted together

@@ -16,6 +16,7 @@ import trio
 
 from asyncbuild.build.growing import GrowingFile, write_at
 from asyncbuild.build.outcome import one_error
+from asyncbuild.build.streams import Streams
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.routing import BlobChunks
@@ -72,7 +73,7 @@ class Fetch:
     repository: str
     descriptor: Descriptor
     file: GrowingFile
-    streams: trio.CapacityLimiter
+    streams: Streams
     on_progress: OnProgress
 
     async def run(self) -> None:
@@ -87,7 +88,7 @@ class Fetch:
         self.file.finish()
 
     async def _in_one(self) -> None:
-        async with self.streams, self.client.open_blob(self.repository, self.descriptor) as chunks:
+        async with self._turn(), self.client.open_blob(self.repository, self.descriptor) as chunks:
             await self.file.fill(chunks, self.on_progress)
 
     async def _in_parts(self) -> bool:
@@ -97,7 +98,7 @@ class Fetch:
         assert first is not None
         with self.file.writing() as descriptor:
             async with trio.open_nursery() as nursery:
-                async with self.streams, self._open(parts, first) as chunks:
+                async with self._turn(), self._open(parts, first) as chunks:
                     if not chunks.ranged:
                         return False
                     for _ in range(min(MAX_STREAMS, len(parts.done)) - 1):
@@ -109,8 +110,11 @@ class Fetch:
     async def _stream(self, parts: _Parts, descriptor: int) -> None:
         """Fetch one part after the other until nobody has to take any."""
         while (part := parts.take()) is not None:
-            async with self.streams, self._open(parts, part) as chunks:
+            async with self._turn(), self._open(parts, part) as chunks:
                 await self._copy(parts, part, chunks, descriptor)
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        return self.streams.one(self.descriptor.size)
 
     def _open(self, parts: _Parts, part: int) -> AbstractAsyncContextManager[BlobChunks]:
         start, end = parts.bounds(part)

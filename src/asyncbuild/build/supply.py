@@ -9,7 +9,7 @@ so that all layers of all images come in one wave and no connection waits for a 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import GrowingFile, verify_blob
 from asyncbuild.build.job import Job
 from asyncbuild.build.resolving import BaseImage, Resolver
+from asyncbuild.build.streams import Streams
 from asyncbuild.build.turns import Turns
 from asyncbuild.build.warmed import WarmedImages
 from asyncbuild.build.waves import decided, is_pattern, waves
@@ -69,8 +70,9 @@ class Supply:
         self._store = job.store
         self._keep_blobs = keep_blobs
         self._flights: dict[Hashable, Future[Any]] = {}
-        self._streams = trio.CapacityLimiter(MAX_STREAMS)
+        self._streams = Streams(MAX_STREAMS)
         self._anew: set[Digest] = set()
+        self._absent: set[Digest] = set()
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
         self.on_root: Callable[[BaseImage, tuple[Path, ...]], None] | None = None
@@ -135,10 +137,8 @@ class Supply:
         """Fetch the layers that are not unpacked, unless the configuration is here: it tells more."""
         if self._store.has_blob(manifest.config.digest):
             return
-        for descriptor in sorted(manifest.layers, key=lambda item: -item.size):
-            diff_id = self._store.diff_id_of(descriptor.digest)
-            if diff_id is None or self._store.layer(diff_id) is None:
-                self.blob(descriptor, reference)
+        layers = tuple((item, self._store.diff_id_of(item.digest)) for item in manifest.layers)
+        await self._begin(layers, reference)
 
     async def verified_blob(self, descriptor: Descriptor, origin: Reference | None) -> Path:
         """The layer's blob in the store, whole and verified."""
@@ -185,14 +185,30 @@ class Supply:
             raise CacheLost(layer, str(error)) from error
 
     async def _assemble(self, image: BaseImage) -> tuple[Path, ...]:
-        # the largest first: they take longest to come and to be unpacked
-        by_size = sorted(range(len(image.layers)), key=lambda n: -image.layers[n][0].size)
-        flights = {position: self.layer(image, position) for position in by_size}
-        unpacked = [await flights[position].wait() for position in range(len(flights))]
+        await self._begin(image.layers, image.reference)
+        flights = [self.layer(image, position) for position in range(len(image.layers))]
+        unpacked = [await flight.wait() for flight in flights]
         lowers = tuple(await trio.to_thread.run_sync(lower_directories, unpacked, self._store))
         if self.on_root is not None:
             self.on_root(image, lowers)
         return lowers
+
+    async def _begin(
+        self, layers: Sequence[tuple[Descriptor, DiffId | None]], origin: Reference
+    ) -> None:
+        """Begin to fetch the layers of which nothing is here, in one moment: so the largest are first."""
+
+        def absent() -> list[Descriptor]:
+            return [
+                item
+                for item, diff_id in layers
+                if diff_id is None or self._store.layer(diff_id) is None
+                if not self._store.has_blob(item.digest)
+            ]
+
+        for descriptor in await trio.to_thread.run_sync(absent):
+            self._absent.add(descriptor.digest)
+            self.blob(descriptor, origin)
 
     async def _find(self, layer: CachedLayer) -> Path:
         tree = self._store.tree(layer.tree) if layer.tree else None
@@ -264,14 +280,14 @@ class Supply:
                 return found
         if origin is None:
             raise StoreError(f"the store has no blob {descriptor.digest}")
-        path = await trio.to_thread.run_sync(self._store.new_blob)
-        spool = self._job.closed_at_end(GrowingFile(path, descriptor.size))
+        spool = self._job.closed_at_end(GrowingFile(self._store.new_blob(), descriptor.size))
         self._job.nursery.start_soon(self._download, descriptor, origin, spool)
         return spool
 
     async def _at_hand(self, descriptor: Descriptor) -> GrowingFile | None:
         """The blob in the store, or in somebody's layout."""
-        if await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
+        absent = descriptor.digest in self._absent
+        if not absent and await trio.to_thread.run_sync(self._store.has_blob, descriptor.digest):
             whole = GrowingFile.whole(self._store.blob_path(descriptor.digest))
             return self._job.closed_at_end(whole)
         for layout in self.alternates:

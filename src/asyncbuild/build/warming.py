@@ -17,6 +17,7 @@ import trio
 from asyncbuild.build.fetching import Fetch
 from asyncbuild.build.growing import GrowingFile, verify_blob
 from asyncbuild.build.outcome import one_error
+from asyncbuild.build.streams import Streams
 from asyncbuild.build.supply import MAX_STREAMS
 from asyncbuild.cache.images import DamagedEntry, ImageDirectory, Reservation
 from asyncbuild.errors import AsyncbuildError, ImageNotFound, RemoteProtocolError, StoreError
@@ -89,7 +90,7 @@ class _Warmer:
         self._place = place
         self._reporter = reporter
         self._force = force
-        self._streams = trio.CapacityLimiter(MAX_STREAMS)
+        self._streams = Streams(MAX_STREAMS)
         self._turns: dict[Digest, trio.Lock] = {}
         self._brought: set[Digest] = set()
         self.done: dict[tuple[Reference, Platform], WarmedImage] = {}
