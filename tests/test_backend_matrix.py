@@ -9,13 +9,15 @@ import pytest
 from support.commands import asyncbuild_here, context, environment, told
 from support.own_image import OwnImage
 from support.pod import Pod
+from support.pod_profile import CAPABILITIES
 from support.registry import DockerRegistry
 
 pytestmark = pytest.mark.integration
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
-WAYS = ("chroot",)
-"""What a pod permits."""
+WAYS = ("chroot", "inplace")
+"""What a pod permits; in place it need not even permit chroot."""
+WITHOUT_CHROOT = tuple(name for name in CAPABILITIES if name != "CAP_SYS_CHROOT")
 FILES = {
     "file": "text\n",
     "tree/a": "a\n",
@@ -77,6 +79,7 @@ def test_every_instruction(
         shm_path,
         {"/workspace": shm_path / "workspace"},
         read_only_volumes=frozenset({"/workspace"}),
+        capabilities=WITHOUT_CHROOT if way == "inplace" else tuple(CAPABILITIES),
     )
     name = f"{registry.host}/matrix/{way}:1"
     words = ["-d", name, "--build-arg", f"BASE={busybox_base}", "--secret", "id=word,env=WORD"]

@@ -121,8 +121,9 @@ ALONE = """\
 import os
 from pathlib import Path
 from asyncbuild.rootfs.ownroot import empty
+from asyncbuild.rootfs.reserved import Reserved
 before = set(os.listdir("/"))
-empty(["/refuge", "/workspace"])
+empty(Reserved.of(["/refuge", "/workspace"]), forced=True)
 assert not {"usr", "bin", "lib", "lib64", "opt", "kaniko"} & set(os.listdir("/")), os.listdir("/")
 assert Path("/etc/hosts").exists() and os.listdir("/etc"), "what is mounted stays"
 from asyncbuild.cli import main

@@ -9,12 +9,20 @@ import pytest
 
 from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs.ownroot import Surroundings, check_expendable, empty, mount_points
+from asyncbuild.rootfs.reserved import NOTHING, Reserved
 
 
 @pytest.mark.parametrize(
     ("surroundings", "permitted"),
     [
-        (Surroundings(is_first_root=False, own_namespaces=True), True),
+        (Surroundings(is_first_root=False, own_namespaces=True, marks=("/kaniko",)), True),
+        (Surroundings(is_first_root=False, own_namespaces=True), False),
+        (
+            Surroundings(
+                is_first_root=False, own_namespaces=True, marks=("/kaniko",), is_disk=True
+            ),
+            False,
+        ),
         (Surroundings(is_first_root=False, own_namespaces=False, marks=("/.dockerenv",)), True),
         (Surroundings(is_first_root=False, own_namespaces=False), False),
         (Surroundings(is_first_root=True, own_namespaces=False, marks=("/.dockerenv",)), False),
@@ -56,7 +64,7 @@ def test_what_is_protected_stays(shm_path: Path) -> None:
     """With what is in it and the directories above; everything else goes, and no link is followed."""
     fill(shm_path)
     root = shm_path / "root"
-    empty(["/keep/x", "/etc/hosts", "/work/", "/missing/path"], str(root))
+    empty(Reserved.of(["/keep/x", "/etc/hosts", "/work/", "/missing/path"]), str(root))
     left = {str(path.relative_to(root)) for path in root.rglob("*")}
     assert left == {"keep", "keep/x", "keep/x/y", "etc", "etc/hosts", "work", "work/f"}
     assert (shm_path / "outside/file").read_text() == "safe"
@@ -66,7 +74,7 @@ def test_protection_is_by_whole_words(shm_path: Path) -> None:
     """``/keep`` protects nothing that only begins like it; a link's target is not meant by its name."""
     fill(shm_path)
     root = shm_path / "root"
-    empty(["/keep", "/link/file"], str(root))
+    empty(Reserved.of(["/keep", "/link/file"]), str(root))
     assert sorted(path.name for path in root.iterdir()) == ["keep"]
     assert (shm_path / "outside/file").exists()
 
@@ -79,5 +87,5 @@ def test_it_stops_when_it_is_told_to(shm_path: Path) -> None:
         raise InterruptedError
 
     with pytest.raises(IsolationError, match="cannot be emptied"):
-        empty([], str(shm_path / "root"), stop)
+        empty(NOTHING, str(shm_path / "root"), stop)
     assert (shm_path / "root/etc/passwd").exists()

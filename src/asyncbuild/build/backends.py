@@ -11,8 +11,10 @@ import trio
 from asyncbuild.build.backend import Backend
 from asyncbuild.build.chroot_backend import ChrootBackend
 from asyncbuild.build.futures import Future
+from asyncbuild.build.inplace_backend import InPlaceBackend
 from asyncbuild.build.job import Job
 from asyncbuild.build.overlay_backend import OverlayBackend
+from asyncbuild.build.run_options import RunOptions
 from asyncbuild.errors import AsyncbuildError, IsolationError
 from asyncbuild.layers.marks import form
 from asyncbuild.report.events import WarningRaised
@@ -27,15 +29,15 @@ from asyncbuild.rootfs.isolation import (
 )
 from asyncbuild.rootfs.user_namespace import maps_one_id
 
-Maker: TypeAlias = Callable[[Job, Place, Callable[[str], None]], Backend]
+Maker: TypeAlias = Callable[[Job, RunOptions, Callable[[str], None]], Backend]
 """Makes a backend for a build; it may use the job's nursery, store and workers."""
 
 
-def _overlay(job: Job, _place: Place, warn: Callable[[str], None]) -> Backend:
+def _overlay(job: Job, _options: RunOptions, warn: Callable[[str], None]) -> Backend:
     return OverlayBackend(job.nursery, job.ledger, warn)
 
 
-def _rootless(job: Job, _place: Place, warn: Callable[[str], None]) -> Backend:
+def _rootless(job: Job, _options: RunOptions, warn: Callable[[str], None]) -> Backend:
     if maps_one_id():
         warn(ONE_ID)
     return OverlayBackend(job.nursery, job.ledger, warn, Isolation.ROOTLESS)
@@ -50,6 +52,7 @@ MAKERS: Mapping[Isolation, Maker] = {
     Isolation.OVERLAY: _overlay,
     Isolation.ROOTLESS: _rootless,
     Isolation.CHROOT: ChrootBackend,
+    Isolation.INPLACE: InPlaceBackend,
 }
 """How each backend is made. A new one stands here, and `Isolation` and `NEEDS` know it."""
 
@@ -57,9 +60,10 @@ MAKERS: Mapping[Isolation, Maker] = {
 class Backends:
     """Finds the backend once, when it is first asked for; a build without RUN never asks."""
 
-    def __init__(self, job: Job, wanted: Isolation) -> None:
+    def __init__(self, job: Job, options: RunOptions) -> None:
         self._job = job
-        self._wanted = wanted
+        self._options = options
+        self._wanted = options.isolation
         self._found: Future[Backend] | None = None
 
     def prepare(self) -> None:
@@ -92,7 +96,7 @@ class Backends:
         isolation = choose(place, self._wanted, (*ways, Isolation.NONE))
         if isolation is Isolation.NONE:
             raise no_way(place) if self._wanted is Isolation.AUTO else _not_wanted()
-        return MAKERS[isolation](self._job, place, self._warn)
+        return MAKERS[isolation](self._job, self._options, self._warn)
 
     def _probe(self) -> Place:
         """Everything, unless the best is asked for and possible: then no more needs to be known."""

@@ -14,9 +14,10 @@ import trio
 
 from asyncbuild.build.backend import Ended, RunOrder
 from asyncbuild.build.job import Job
+from asyncbuild.build.run_options import RunOptions
 from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.errors import IsolationError
-from asyncbuild.rootfs.isolation import Isolation, Place
+from asyncbuild.rootfs.isolation import Isolation
 from asyncbuild.rootfs.runspec import RunSpec, TmpfsMount
 from asyncbuild.rootfs.sandbox import OnOutput, PlainPlace, start_chroot_helper
 
@@ -29,9 +30,8 @@ class ChrootBackend:
     isolation = Isolation.CHROOT
     shares_caches = False
 
-    def __init__(self, job: Job, place: Place, warn: Callable[[str], None]) -> None:
+    def __init__(self, job: Job, _options: RunOptions, warn: Callable[[str], None]) -> None:
         self._store = job.store
-        self._place = place
         self._sandboxes = Sandboxes(job.nursery, job.ledger, start_chroot_helper)
         self._warn = warn
         self._told: set[str] = set()
@@ -43,7 +43,7 @@ class ChrootBackend:
 
     async def run(self, order: RunOrder, on_output: OnOutput) -> Ended:
         """Run the command in the tree of its layers; see `Backend`."""
-        self._check(order.spec)
+        check_without_mounts(order.spec, self._tell)
         helper = await self._sandboxes.take()
         if order.more:
             self._sandboxes.prepare()
@@ -81,17 +81,18 @@ class ChrootBackend:
                 return self._kept.pop(known), known
         return await trio.to_thread.run_sync(self._store.new_work, "root", _TREE), ()
 
-    def _check(self, spec: RunSpec) -> None:
-        """What cannot be had is refused, or said once."""
-        if spec.privileged:
-            raise IsolationError(
-                "RUN --security=insecure needs CAP_SYS_ADMIN and mounts",
-                hint="--isolation overlay has both where they are permitted",
-            )
-        if any(isinstance(mount, TmpfsMount) and mount.size for mount in spec.mounts):
-            self._tell("--mount=type=tmpfs: size has no effect without mounts")
-
     def _tell(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
             self._warn(text)
+
+
+def check_without_mounts(spec: RunSpec, tell: Callable[[str], None]) -> None:
+    """What cannot be had without mounts is refused, or told."""
+    if spec.privileged:
+        raise IsolationError(
+            "RUN --security=insecure needs CAP_SYS_ADMIN and mounts",
+            hint="--isolation overlay has both where they are permitted",
+        )
+    if any(isinstance(mount, TmpfsMount) and mount.size for mount in spec.mounts):
+        tell("--mount=type=tmpfs: size has no effect without mounts")

@@ -9,7 +9,7 @@ once more, by their content. How RUN, COPY, ADD and WORKDIR work is in `run_step
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -61,9 +61,10 @@ async def _execute_outline(session: Session, outline: StageOutline, guesses: Gue
     walk = _Walk(session, outline, guesses)
     await walk.resume()
     session.tell(events.StageStarted(outline.stage.label, _base_text(outline), len(outline.steps)))
-    for step in outline.steps:
-        await walk.take(step)
-    state = await walk.finish()
+    async with session.turn(walk.rest):
+        for step in outline.steps:
+            await walk.take(step)
+        state = await walk.finish()
     session.tell(events.StageFinished(outline.stage.label, trio.current_time() - started))
     return state
 
@@ -83,6 +84,11 @@ class _Walk:
         self._cached = 0
         self._done = 0
         self._state = StageState(outline.image, outline.scope)
+
+    @property
+    def rest(self) -> Sequence[OutlinedStep]:
+        """The steps behind the last hit that change files."""
+        return self._steps[self._cached :]
 
     async def resume(self) -> None:
         """Begin behind the last hit; without one, with what FROM gives."""

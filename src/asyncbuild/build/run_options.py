@@ -8,6 +8,7 @@ from pathlib import Path
 
 from asyncbuild.dockerfile.mounts import Device
 from asyncbuild.rootfs.isolation import Isolation
+from asyncbuild.rootfs.ownroot import OwnRoot
 from asyncbuild.rootfs.runspec import Ulimit
 
 LARGEST_SECRET = 500 << 10
@@ -46,7 +47,7 @@ class RunOptions:
 
     ``devices`` are those of every RUN; the files of ``device_directories`` describe them. ``shm_size``
     and ``memory`` are in bytes, ``cpus`` is a number of processors; None is the default, or no limit.
-    ``isolation`` is how RUNs are executed.
+    ``isolation`` is how RUNs are executed; in place needs an ``own_root``.
     ``no_new_privileges``: set-user-id programs give nobody more rights.
     """
 
@@ -60,4 +61,5 @@ class RunOptions:
     memory: int | None = None
     cpus: float | None = None
     isolation: Isolation = Isolation.AUTO
+    own_root: OwnRoot | None = None
     no_new_privileges: bool = False

@@ -8,8 +8,8 @@ goes to the destinations; other stages are only looked into by COPY --from, and 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
 from asyncbuild.plan.nouns import ContextRef, ImageRef, Need, Plan, PlanStage, StageRef
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import Event, Outcome
+from asyncbuild.rootfs.isolation import Isolation
 
 T = TypeVar("T")
 _MOST_RESERVED = 16
@@ -97,7 +98,8 @@ class Session:
         self.remotes = Remotes(job, fetch_tools(job, request))
         self.kept_mounts = KeptMounts(job, request.cache_mounts_from, request.cache_mounts_to)
         self.contents = ContentDigests(job.store.root / "contents")
-        self.backends = Backends(job, request.run.isolation)
+        self.backends = Backends(job, request.run)
+        self._root_turn = trio.Lock()
         job.closing.push_async_callback(self.backends.aclose)
         self.steps_executed = 0
         self.steps_cached = 0
@@ -184,6 +186,22 @@ class Session:
         """Return at once; never, if the build only waits for its end."""
         if self._fails:
             await trio.sleep_forever()
+
+    @asynccontextmanager
+    async def turn(self, rest: Sequence[OutlinedStep]) -> AsyncIterator[None]:
+        """A stage's turn to execute the ``rest`` of its steps: at once, but that in place those with a RUN
+        have ``/`` one after another. Who has it waits for no other stage, so what is needed comes first.
+        """
+        runs = any(isinstance(step.instruction, Run) for step in rest)
+        if not runs or self.request.run.isolation is not Isolation.INPLACE:
+            yield
+            return
+        for step in rest:
+            for source in step.step.sources:
+                if isinstance(source, StageRef):
+                    await self.stage(source.index).wait()
+        async with self._root_turn:
+            yield
 
     async def read_contents(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run something that uses ``contents`` in a thread, one at a time."""

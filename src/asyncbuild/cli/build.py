@@ -43,6 +43,7 @@ from asyncbuild.report.metadata import (
     write_metadata_file,
 )
 from asyncbuild.report.trace import TraceRecorder
+from asyncbuild.rootfs.isolation import Isolation
 
 _TICK_SECONDS = 0.1
 
@@ -59,6 +60,13 @@ def build(options: argparse.Namespace) -> int:
             return answer(call, read_inputs(options), options)
     request = read_request(options)
     settings = registry_settings(options, request, os.environ)
+    if request.run.isolation is Isolation.INPLACE:
+        from asyncbuild.cli.inplace import with_own_root  # noqa: PLC0415 - rarely needed
+
+        files = _files_to_write(options, request.outputs)
+        request, settings = with_own_root(
+            request, settings, files, force=options.force, cleanup=options.cleanup
+        )
     record = BuildRecord()
     trace = TraceRecorder(time.monotonic)
     shown = make_reporter(

@@ -16,6 +16,8 @@ INTERRUPTED = 130
 TERMINATED = 143
 BROKEN = 70  # sysexits' EX_SOFTWARE: a fault of ours
 
+_NO_BUILD = (["warmer"], ["login"], ["push"], ["version"])
+"""Commands of ``asyncbuild kaniko``."""
 _OTHER_COMMANDS = {
     "push": "asyncbuild.cli.push",
     "copy": "asyncbuild.cli.copy",
@@ -31,7 +33,10 @@ _OTHER_COMMANDS = {
 
 def dispatch(words: Sequence[str]) -> int:
     """Parse ``words``, run their command, print its error if it raises one."""
+    in_place = _is_in_place(words)
     try:
+        if in_place:
+            import_module("asyncbuild.cli.inplace").enter(words)
         if words[:1] == ["kaniko"]:
             from asyncbuild.cli.kaniko import kaniko  # noqa: PLC0415
 
@@ -50,6 +55,22 @@ def dispatch(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nasyncbuild: interrupted\n")
         return INTERRUPTED
+    finally:
+        if in_place:
+            import_module("asyncbuild.cli.inplace").leave(words)
+
+
+def _is_in_place(words: Sequence[str]) -> bool:
+    """Whether this is a build with ``--isolation inplace``; the parsers themselves take too long to ask."""
+    if words[:1] not in (["build"], ["kaniko"]) or words[1:2] in _NO_BUILD:
+        return False
+    way = os.environ.get("ASYNCBUILD_ISOLATION", "")
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        if word == "--isolation":
+            way = value
+        elif word.startswith("--isolation="):
+            way = word.partition("=")[2]
+    return way == "inplace"
 
 
 def _imported(name: str) -> Callable[..., int]:

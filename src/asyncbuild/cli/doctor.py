@@ -24,6 +24,7 @@ from asyncbuild.rootfs.isolation import (
 from asyncbuild.store.store import Store
 
 _WAYS = tuple(item for item in Isolation if item not in (Isolation.AUTO, Isolation.NONE))
+_ASKED_FOR = Isolation.INPLACE
 _SECCOMP = {0: "none", 1: "strict", 2: "filtered"}
 _A_LIMIT = Limits(memory=1 << 30)
 
@@ -71,10 +72,13 @@ def findings(place: Place, limits: str | None) -> dict[str, Any]:
 
 def _backend(place: Place, way: Isolation, known: tuple[Isolation, ...]) -> dict[str, Any]:
     missing = place.missing(way)
+    said = {str(need): text for need, text in missing.items()}
+    if way is Isolation.INPLACE and place.objection:
+        said["container"] = place.objection
     return {
-        "possible": way in known and not missing,
+        "possible": way in known and not said,
         "known": way in known,
-        "missing": {str(need): text for need, text in missing.items()},
+        "missing": said,
         "better": sorted({BETTER[need] for need in missing if need in BETTER}),
     }
 
@@ -92,7 +96,8 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     for name, backend in found["backends"].items():
         if backend["possible"]:
-            yield f"  {name:<9} possible"
+            asked = ", if asked for: it replaces everything in /" if name == _ASKED_FOR else ""
+            yield f"  {name:<9} possible{asked}"
             continue
         said = [f"{need}: {text}" for need, text in backend["missing"].items()]
         yield f"  {name:<9} not possible: {'; '.join(said) or 'not in this version'}"

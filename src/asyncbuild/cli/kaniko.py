@@ -34,10 +34,13 @@ from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.output.spec import OutputKind, OutputSpec
+from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.choose import make_reporter
 from asyncbuild.report.events import Reporter, WarningRaised
+from asyncbuild.rootfs.isolation import Isolation
 
 GUIDE = "docs/migrating-from-kaniko.md"
+_MEANT_IN_PLACE = ("--force", "--cleanup")
 _WARMED = Path("/cache")
 """Where warmer leaves images unless told otherwise."""
 
@@ -81,12 +84,14 @@ def _execute(given: Given, environ: Mapping[str, str]) -> int:
     reporter = make_reporter(wanted.progress(given), sys.stderr, environ, time.monotonic)
     with ExitStack() as stack:
         stack.callback(reporter.close)
-        _warn(given, reporter)
+        _warn(given, reporter, read_isolation(given.text("isolation"), environ))
         source = open_source(given, environ, stack)
         request = build_request(given, source, environ)
         if given.on("dryrun"):
             return _print_plan(request)
         settings = registry_settings(given, request.destinations, environ)
+        if request.run.isolation is Isolation.INPLACE:
+            request, settings = _in_place(given, request, settings)
         first, *others = given.texts("target") or (None,)
         for target in others:  # built, as kaniko does, and not published
             trio.run(run_build, _unpublished(request, target), settings, reporter)
@@ -96,9 +101,23 @@ def _execute(given: Given, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _warn(given: Given, reporter: Reporter) -> None:
-    if given.without_meaning:
-        flags = ", ".join(given.without_meaning)
+def _in_place(
+    given: Given, request: BuildRequest, settings: RegistrySettings
+) -> tuple[BuildRequest, RegistrySettings]:
+    from asyncbuild.cli.inplace import with_own_root  # noqa: PLC0415 - rarely needed
+
+    named = wanted.outputs(given)
+    files = (named.digest, named.name_with_digest, named.name_tag_with_digest)
+    here = [path for path in files if path and not path.startswith("https://")]
+    force, cleanup = given.on("force"), given.on("cleanup")
+    return with_own_root(request, settings, here, force=force, cleanup=cleanup)
+
+
+def _warn(given: Given, reporter: Reporter, isolation: Isolation) -> None:
+    means = _MEANT_IN_PLACE if isolation is Isolation.INPLACE else ()
+    without_meaning = [flag for flag in given.without_meaning if flag not in means]
+    if without_meaning:
+        flags = ", ".join(without_meaning)
         reporter.emit(WarningRaised(f"without meaning here: {flags} (see {GUIDE})"))
 
 

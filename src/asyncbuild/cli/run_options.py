@@ -48,6 +48,8 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
     add("--cpus", metavar="N", help=argparse.SUPPRESS)
     add("--security-opt", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
     add("--isolation", metavar="WAY", help=argparse.SUPPRESS)
+    add("--force", action="store_true", help=argparse.SUPPRESS)
+    add("--cleanup", action="store_true", help=argparse.SUPPRESS)
 
 
 def read_run_options(options: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:

@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 from asyncbuild.errors import AsyncbuildError, StoreError
@@ -38,7 +39,7 @@ class _BuilderEnded(Exception):
     """Nobody waits for the result any more."""
 
 
-class _Builder:
+class Builder:
     """The other end of the socket."""
 
     def __init__(self, control: int) -> None:
@@ -53,7 +54,14 @@ class _Builder:
 
 
 def main() -> None:
-    """The helper; ``sys.argv`` names the descriptor of the socket last. Never returns."""
+    """The helper; never returns."""
+    serve(_run)
+
+
+def serve(run: Callable[[Orders, int], Verdict]) -> None:
+    """Wait for orders, run them and tell what came of it; ``sys.argv`` names the descriptor of the socket
+    last. Never returns.
+    """
     control = int(sys.argv[-1])
     os.set_inheritable(control, False)  # noqa: FBT003 - has no keyword
     orders = Orders.receive(control)
@@ -61,7 +69,7 @@ def main() -> None:
         os.umask(0)
         syscalls.adopt_orphans()
         try:
-            verdict = _run(orders, control)
+            verdict = run(orders, control)
         except StepFailed as failure:
             verdict = failure.verdict
         except MountFailed as failure:
@@ -82,7 +90,7 @@ def main() -> None:
 
 
 def _run(orders: Orders, control: int) -> Verdict:
-    builder = _Builder(control)
+    builder = Builder(control)
     tree, work = os.fsdecode(orders.tree), os.fsdecode(orders.work)
     lowers = [os.fsdecode(path) for path in orders.lower_directories]
     with Step("making the root"):
@@ -97,7 +105,7 @@ def _run(orders: Orders, control: int) -> Verdict:
     places = Places(tree, aside)
     try:
         fifos = _put_in_place(orders, places)
-        code = _execute(orders, builder, control, fifos)
+        code = execute(orders, builder, control, fifos)
     finally:
         places.take_away()
     if code == 0:
@@ -119,14 +127,16 @@ def _put_in_place(orders: Orders, places: Places) -> list[str]:
     return fifos
 
 
-def _execute(orders: Orders, builder: _Builder, control: int, fifos: list[str]) -> int:
+def execute(orders: Orders, builder: Builder, control: int, fifos: list[str]) -> int:
+    """Run the command in the tree; its exit code. What it wrote to ``fifos`` is output, too."""
     if not orders.network:
         with Step("RUN --network=none: making a network namespace"):
             _leave_network()
     if not _may_filter(orders):
         orders.filter = b""
     streams = {
-        os.open(path, os.O_RDWR | os.O_NONBLOCK): to for path, to in zip(fifos, (1, 2), strict=True)
+        os.open(path, os.O_RDWR | os.O_NONBLOCK): to
+        for path, to in zip(fifos, (1, 2), strict=False)
     }
     command = os.fork()
     if command == 0:
@@ -152,7 +162,8 @@ def _enter(orders: Orders) -> None:
         syscalls.die_with_parent()
         sys.path.clear()  # nothing is imported from an image, ever
         sys.path_importer_cache.clear()
-        os.chroot(orders.tree)
+        if orders.tree != b"/":
+            os.chroot(orders.tree)
         os.chdir("/")
         become_command(orders)
     except StepFailed as failure:
@@ -163,7 +174,7 @@ def _enter(orders: Orders) -> None:
         os._exit(126)
 
 
-def _watch(command: int, builder: _Builder, control: int, streams: dict[int, int]) -> int:
+def _watch(command: int, builder: Builder, control: int, streams: dict[int, int]) -> int:
     """Until the command ends: relay, collect the dead, and stop if the builder is gone."""
     handle = os.pidfd_open(command)
     events = select.poll()

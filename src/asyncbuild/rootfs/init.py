@@ -51,7 +51,8 @@ class Orders:
     """What to run and where, as it travels to the helper; `asyncbuild.rootfs.runspec.RunSpec` is the
     face of this. ``files`` are (path in /dev, mode, bytes), ``mounts`` the fields of each `MountOrder`,
     ``limits`` (resource, soft, hard) of setrlimit, ``filter`` a program for seccomp (empty: none).
-    ``tree`` and what follows are for `asyncbuild.rootfs.chroot` alone.
+    ``tree`` and what follows are for `asyncbuild.rootfs.chroot`, ``reserved`` and what follows are what
+    `asyncbuild.rootfs.inplace` knows of its root.
     """
 
     argv: list[bytes]
@@ -79,6 +80,10 @@ class Orders:
     increments: list[bytes] = []  # noqa: RUF012 - a default, never changed
     fresh: bool = False
     keep: bool = False
+    reserved: list[bytes] = []  # noqa: RUF012
+    standing: list[bytes] = []  # noqa: RUF012
+    forced: bool = False
+    cleanup: bool = False
 
     def encode(self) -> bytes:
         """The message that carries these orders."""

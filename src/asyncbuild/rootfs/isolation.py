@@ -19,6 +19,7 @@ from pathlib import Path
 from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs import probing
 from asyncbuild.rootfs.interpreter import python
+from asyncbuild.rootfs.ownroot import MARKS, Surroundings
 from asyncbuild.rootfs.subordinates import Subordinates, find_subordinates
 
 
@@ -78,7 +79,6 @@ SYSCTLS = (
 """What may forbid user namespaces (Debian, Ubuntu, everyone), below /proc/sys."""
 
 _CAP_SYS_ADMIN = 21
-_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
 _PATIENCE = 20.0
 """Seconds that probing may take; it takes hundredths of one."""
 
@@ -96,7 +96,8 @@ main()
 class Place:
     """What was found. ``refused`` has, for each ability that is missing, what the system said; what was not
     tried is in neither. ``capabilities`` is the effective set as bits; ``seccomp`` 0 for no filter, 2 for
-    one; ``sysctls`` by their names, those that exist. ``container``: it looks like one.
+    one; ``sysctls`` by their names, those that exist. ``container``: it looks like one. ``objection`` is
+    what speaks against a build in ``/``.
     """
 
     uid: int
@@ -108,6 +109,7 @@ class Place:
     refused: Mapping[Ability, str] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
     subordinates: Subordinates = field(default_factory=Subordinates)
+    objection: str = ""
 
     @property
     def has_sys_admin(self) -> bool:
@@ -165,6 +167,8 @@ def no_way(place: Place) -> IsolationError:
         for way in _AUTOMATIC
     ]
     hint = "COPY, ADD and metadata need none of this; asyncbuild doctor says what would help"
+    if place.permits(Isolation.INPLACE) and not place.objection:
+        hint = f"--isolation inplace can: it replaces everything in this container's /; {hint}"
     return IsolationError(f"RUN cannot be executed here: no {', no '.join(said)}", hint=hint)
 
 
@@ -181,11 +185,12 @@ def probe(directory: Path, only: Iterable[Ability] = ()) -> Place:
         capabilities=int(status.get("CapEff", "0"), 16),
         seccomp=int(status.get("Seccomp", "0")),
         no_new_privileges=status.get("NoNewPrivs", "0") == "1",
-        container=any(map(os.path.exists, _CONTAINER_MARKS)),
+        container=any(map(os.path.exists, MARKS)),
         able=frozenset(item for item in tried if answers[item] is None),
         refused={item: text for item in tried if (text := answers[item]) is not None},
         sysctls=_sysctls(),
         subordinates=find_subordinates(),
+        objection=Surroundings.look().objection(),
     )
 
 

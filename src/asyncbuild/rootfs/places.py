@@ -92,7 +92,7 @@ class Places:
 
     def move_in(self, source: str, host: str) -> None:
         """Move ``source`` to ``host`` for now."""
-        os.rename(source, host)
+        _move(source, host)
         self._moved[source] = host
         self._undo.append(lambda: _move_back(host, source))
 
@@ -136,7 +136,18 @@ def _put_back(host: str, above: str, kept: str) -> None:
 
 def _move_back(host: str, source: str) -> None:
     with suppress(FileNotFoundError):
-        os.rename(host, source)
+        _move(host, source)
+
+
+def _move(source: str, target: str) -> None:
+    """Rename; between file systems, as they may be in place, copy and remove."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy_tree(source, target)
+        remove(source)
 
 
 def _remove_empty(host: str, above: str) -> None:
@@ -257,10 +268,20 @@ def _bind(places: Places, order: MountOrder, host: str) -> None:
         source = os.readlink(f"/proc/self/fd/{found}")
         os.close(found)
     if stat.S_ISSOCK(os.stat(source).st_mode):
-        os.link(source, host)
+        _show_socket(source, host)
     elif order.movable and not order.read_only:
         places.move_in(source, host)
     elif order.read_only:
         copy_tree(os.path.realpath(source), host, order.owner)
     else:
         raise OSError(errno.EPERM, "it is shared with this machine, which needs a mount")
+
+
+def _show_socket(source: str, host: str) -> None:
+    """The same socket; on another file system, which only a build in place has, by a link to its path."""
+    try:
+        os.link(source, host)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        os.symlink(source, host)

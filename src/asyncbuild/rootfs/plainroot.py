@@ -20,6 +20,7 @@ from asyncbuild.layers.marks import is_opaque, is_whiteout
 from asyncbuild.layers.materialise import copy_file, materialise
 from asyncbuild.layers.snapshot import entry_of
 from asyncbuild.layers.xattrs import set_xattrs
+from asyncbuild.rootfs.reserved import NOTHING, Reserved
 from asyncbuild.rootfs.view import DirectoryTree, View
 
 _SPECIAL = {
@@ -79,17 +80,18 @@ def set_attributes(entry: Entry, target: str) -> None:
     os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
 
 
-def apply_layer(layer: str, tree: str) -> None:
-    """Let ``tree`` show the layer (in overlayfs's format) on top of what it shows."""
-    _Applying(layer, tree).apply()
+def apply_layer(layer: str, tree: str, reserved: Reserved = NOTHING) -> None:
+    """Let ``tree`` show the layer (in overlayfs's format) on top of what it shows, but what is reserved."""
+    _Applying(layer, tree, reserved).apply()
 
 
 class _Applying:
     """One layer on its way onto a tree; directories get their attributes last, children first."""
 
-    def __init__(self, layer: str, tree: str) -> None:
+    def __init__(self, layer: str, tree: str, reserved: Reserved) -> None:
         self._layer = layer
         self._tree = tree
+        self._reserved = reserved
         self._linked: dict[tuple[int, int], str] = {}
         self._directories: list[Entry] = []
 
@@ -117,16 +119,19 @@ class _Applying:
         """Apply one name; whether it is a directory, whose names come later."""
         source, target = self._source(path), self._target(path)
         status = os.lstat(source)
+        if path in self._reserved.names:
+            return False
         if is_whiteout(status, source):
-            remove(target)
+            self._clear(path)
             return False
         entry = entry_of(self._layer, path, status)
         if entry is None:
             return False
         if entry.kind is Kind.DIRECTORY:
             if is_opaque(source) or not _is_directory(target):
-                remove(target)
-                os.mkdir(target, 0o700)
+                self._clear(path)
+                if path not in self._reserved.leading:
+                    os.mkdir(target, 0o700)
             self._directories.append(entry)
             return True
         remove(target)
@@ -138,6 +143,15 @@ class _Applying:
             write_entry(entry, target)
             self._linked[key] = target
         return False
+
+    def _clear(self, path: str) -> None:
+        """Remove what stands at ``path``, but for what is reserved in it and the way there."""
+        if path not in self._reserved.leading:
+            remove(self._target(path))
+            return
+        for name in os.listdir(self._target(path)):
+            if f"{path}/{name}" not in self._reserved.names:
+                self._clear(f"{path}/{name}")
 
 
 def _is_directory(path: str) -> bool:

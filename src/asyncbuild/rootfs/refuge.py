@@ -21,7 +21,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,8 @@ refuge.settle()
 """
 """What runs first in the copy: nothing is looked for in the system's places."""
 MAIN = "from asyncbuild.cli import main\nsys.exit(main())\n"
-"""Goes on with the command line that this process was given."""
+"""Goes on with a command line."""
+_ENTERED: list[bool] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,20 @@ class Refuge:
             return {}
         return {"SSL_CERT_FILE": str(self.certificates)}
 
-    def enter(self, code: str = MAIN) -> None:
-        """Become the copy, with the command line that this process has; never returns."""
-        command = self.command(code, *sys.argv)
+    def enter(
+        self,
+        code: str = MAIN,
+        line: Sequence[str] | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Become the copy, with the command line ``line`` (by default this process's), and more variables;
+        never returns.
+        """
+        command = self.command(code, *(sys.argv if line is None else line))
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execve(command[0], command, os.environ | self.environment())  # noqa: S606
+        environment = {**os.environ, **self.environment(), **(variables or {})}
+        os.execve(command[0], command, environment)  # noqa: S606
 
 
 def make_refuge(directory: Path) -> Refuge:
@@ -103,8 +112,14 @@ def settle() -> None:
     """In the copy: whatever the image says, hosts are looked up in /etc/hosts and by DNS only."""
     import ctypes  # noqa: PLC0415 - only where it is needed
 
+    _ENTERED[:] = [True]
     with suppress(AttributeError):  # musl knows nothing else anyway
         ctypes.CDLL(None)["__nss_configure_lookup"](b"hosts", b"files dns")
+
+
+def is_entered() -> bool:
+    """Whether this process runs from a copy."""
+    return bool(_ENTERED)
 
 
 def _make(directory: Path) -> Refuge:

@@ -174,6 +174,10 @@ def hosts_file(spec: RunSpec) -> bytes:
     lines = [
         f"127.0.0.1\tlocalhost {spec.hostname}",
         "::1\tlocalhost ip6-localhost ip6-loopback",
-        *(f"{address}\t{name}" for name, address in spec.extra_hosts),
     ]
-    return os.fsencode("".join(f"{line}\n" for line in lines))
+    return os.fsencode("".join(f"{line}\n" for line in lines)) + host_lines(spec.extra_hosts)
+
+
+def host_lines(hosts: tuple[tuple[str, str], ...]) -> bytes:
+    """Lines of /etc/hosts for (name, address)."""
+    return os.fsencode("".join(f"{address}\t{name}\n" for name, address in hosts))

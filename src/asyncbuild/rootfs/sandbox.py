@@ -26,6 +26,7 @@ from asyncbuild.layers import marks
 from asyncbuild.rootfs import init
 from asyncbuild.rootfs.interpreter import python
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
+from asyncbuild.rootfs.ownroot import OwnRoot
 from asyncbuild.rootfs.runspec import (
     LIMITS,
     BindMount,
@@ -75,8 +76,10 @@ class Helper:
         """The process that everything of the RUN descends from."""
         return self._process.pid
 
-    async def run(self, spec: RunSpec, on_output: OnOutput, place: PlainPlace | None = None) -> int:
-        """As `run_sandboxed`, but does not close the helper. ``place`` is where a chroot happens."""
+    async def run(
+        self, spec: RunSpec, on_output: OnOutput, place: PlainPlace | OwnPlace | None = None
+    ) -> int:
+        """As `run_sandboxed`, but does not close the helper. ``place``: where there are no mounts."""
         orders = _orders(spec)
         if place is not None:
             orders.__dict__.update(place.order())
@@ -137,6 +140,37 @@ class PlainPlace:
             "fresh": self.fresh,
             "keep": self.keep,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPlace:
+    """A RUN in ``/`` itself. ``increments`` and ``fresh`` as for `PlainPlace`; ``extra_hosts`` are lines
+    for /etc/hosts, which is the container's own.
+    """
+
+    root: OwnRoot
+    increments: tuple[Path, ...]
+    fresh: bool
+    extra_hosts: bytes = b""
+
+    def order(self) -> dict[str, object]:
+        """The fields of `init.Orders`."""
+        return {
+            "tree": b"/",
+            "increments": [os.fsencode(path) for path in self.increments],
+            "fresh": self.fresh,
+            "keep": True,
+            "hosts": self.extra_hosts,
+            "reserved": [os.fsencode(path) for path in self.root.reserved],
+            "standing": [os.fsencode(path) for path in self.root.standing],
+            "forced": self.root.forced,
+            "cleanup": self.root.cleanup,
+        }
+
+
+async def start_inplace_helper() -> Helper:
+    """As `start_helper`, for a RUN in ``/`` itself (`asyncbuild.rootfs.inplace`)."""
+    return await start_helper("asyncbuild.rootfs.inplace")
 
 
 async def start_chroot_helper() -> Helper:

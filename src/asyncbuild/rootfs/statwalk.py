@@ -27,6 +27,7 @@ from asyncbuild.layers.snapshot import entry_of, same_bytes
 from asyncbuild.layers.xattrs import read_xattrs
 from asyncbuild.rootfs import syscalls
 from asyncbuild.rootfs.plainroot import set_attributes, write_entry
+from asyncbuild.rootfs.reserved import NOTHING, Reserved
 from asyncbuild.rootfs.view import DirectoryTree, View
 
 
@@ -52,11 +53,14 @@ Walked: TypeAlias = Mapping[str, Seen]
 """Every name below a root, parents before their children."""
 
 
-def walk(root: str, check: Callable[[], object] = int) -> dict[str, Seen]:
+def walk(
+    root: str, check: Callable[[], object] = int, reserved: Reserved = NOTHING
+) -> dict[str, Seen]:
     """Look at every name below the directory ``root``; ``check`` is called for each directory.
 
-    Directories on another device (mount points) are left out; of files the device says nothing, for a
-    container's own root may give each layer's another. 100,000 names take about a second.
+    What is reserved is left out, and not gone into. So are directories on another device (mount points);
+    of files the device says nothing, for a container's own root may give each layer's another. 100,000
+    names take about a second.
     """
     device = os.lstat(root).st_dev
     found: dict[str, Seen] = {}
@@ -68,6 +72,8 @@ def walk(root: str, check: Callable[[], object] = int) -> dict[str, Seen]:
             inside = sorted((item.name, item.stat(follow_symlinks=False)) for item in items)
         for name, status in inside:
             path = f"{directory}/{name}" if directory else name
+            if path in reserved.names:
+                continue
             is_directory = stat.S_ISDIR(status.st_mode)
             if is_directory and status.st_dev != device:
                 continue
