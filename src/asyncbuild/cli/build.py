@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -42,8 +43,10 @@ from asyncbuild.report.metadata import (
     write_iidfile,
     write_metadata_file,
 )
-from asyncbuild.report.trace import TraceRecorder
 from asyncbuild.rootfs.isolation import Isolation
+
+if TYPE_CHECKING:
+    from asyncbuild.report.trace import TraceRecorder
 
 _TICK_SECONDS = 0.1
 
@@ -68,23 +71,35 @@ def build(options: argparse.Namespace) -> int:
             request, settings, files, force=options.force, cleanup=options.cleanup
         )
     record = BuildRecord()
-    trace = TraceRecorder(time.monotonic)
+    trace = _trace() if options.trace else None
     shown = make_reporter(
         ProgressMode.parse(options.progress), sys.stderr, os.environ, time.monotonic
     )
-    reporter = Tee((shown, record, trace))
+    reporter = Tee((shown, record) if trace is None else (shown, record, trace))
     try:
         if not (request.destinations or request.outputs):
             reporter.emit(WarningRaised("no -t and no --output: the image will go nowhere"))
-        result = trio.run(run_build, request, settings, reporter)
+        watching = [trace.tasks] if trace is not None and trace.tasks is not None else []
+        result = trio.run(run_build, request, settings, reporter, instruments=watching)
     finally:
         reporter.close()
-        if options.trace:
+        if trace is not None:
             trace.write(Path(options.trace))
     _write_files(options, request, result, record)
     if not any(output.to_stdout for output in request.outputs):
         sys.stdout.write(f"{result.manifest.digest}\n")
     return 0
+
+
+def _trace() -> TraceRecorder:
+    """A recorder of everything since this process began; the first span is what came before the build."""
+    from asyncbuild.report.causes import TaskTrace  # noqa: PLC0415 - only for who asks for a trace
+    from asyncbuild.report.trace import Span, TraceRecorder, process_start  # noqa: PLC0415
+
+    start = process_start()
+    recorder = TraceRecorder(time.monotonic, start=start, tasks=TaskTrace(time.monotonic, start))
+    recorder.add(Span("start-up", "process", 0.0, time.monotonic() - start, "process"))
+    return recorder
 
 
 async def run_build(

@@ -1,16 +1,20 @@
-"""``--trace FILE``: when everything ran, as a file that chrome://tracing and Perfetto open.
+"""``--trace FILE``: when everything ran, and why then, as a file that chrome://tracing and Perfetto open.
 
 The format is Chrome's "Trace Event Format": complete events (``ph: X``) with microseconds. A thread of
-that format is a lane here: one for each stage, and as many for transfers and layers as run at once.
+that format is a lane here: one for each stage, and as many for transfers, layers and tasks as run at once.
+Every span that rests on something has its cause among its arguments: a step and a transfer what they waited
+for longest, a task who began it, a wait who ended it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncbuild.errors import StoreError
 from asyncbuild.report.events import (
@@ -22,6 +26,9 @@ from asyncbuild.report.events import (
     StepFinished,
     TransferFinished,
 )
+
+if TYPE_CHECKING:
+    from asyncbuild.report.causes import TaskTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +50,30 @@ class Span:
 
 @dataclass(slots=True)
 class TraceRecorder:
-    """A reporter that keeps a span for each event that tells how long something took."""
+    """A reporter that keeps a span for each event that tells how long something took.
+
+    ``start`` is when it all began, by ``clock``; now, if it is not given. ``tasks`` knows the causes.
+    """
 
     clock: Callable[[], float]
     spans: list[Span] = field(default_factory=list)
+    start: float | None = None
+    tasks: TaskTrace | None = None
     _start: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._start = self.clock()
+        self._start = self.clock() if self.start is None else self.start
 
     def emit(self, event: Event) -> None:
         """Keep the span of one event, which ends now."""
         span = _span(event, self.clock() - self._start)
-        if span is not None:
-            self.spans.append(span)
+        if span is None:
+            return
+        task = None if self.tasks is None else self.tasks.current
+        if self.tasks is not None and task is not None:
+            cause = self.tasks.cause(task.number, span.start, span.end)
+            span = replace(span, args=(*span.args, ("task", task.number)), cause=cause)
+        self.spans.append(span)
 
     def add(self, span: Span) -> None:
         """Keep a span that no event tells of."""
@@ -71,9 +88,17 @@ class TraceRecorder:
     def write(self, path: Path) -> None:
         """Write the trace file; `StoreError` if it cannot be."""
         try:
-            path.write_bytes(render_trace(self.spans))
+            tasks = [] if self.tasks is None else self.tasks.spans()
+            path.write_bytes(render_trace([*self.spans, *tasks]))
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def process_start() -> float:
+    """When this process began, by `time.monotonic` (Linux counts in hundredths: proc_pid_stat(5))."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - began)
 
 
 def _span(event: Event, now: float) -> Span | None:
