@@ -21,6 +21,7 @@
     +-- StoreError                  74   the disk: full, read-only, not permitted
     +-- IsolationError              77   this place does not permit what a RUN needs
     +-- SourceDenied                77   a policy forbids an image, a URL, a repository, a context
+    |   +-- NotSigned               77   an image lacks a good signature by a key of --verify-key
 
 Each error says whose fault it is, where it happened, and (``hint``) what to do. ``temporary`` says
 whether the same call may succeed later. The exit codes are those of docs/reference/exit-codes.md.
@@ -266,3 +267,7 @@ class SourceDenied(AsyncbuildError):
     """An image, a URL, a repository or a context may not be used: the policy says so."""
 
     exit_code = 77
+
+
+class NotSigned(SourceDenied):
+    """An image may not be used: it has no good signature by a key that must have signed it."""

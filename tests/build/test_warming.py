@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from asyncbuild.build.warming import WarmedImage, warm_images
+from asyncbuild.build.warming import WarmedImage, Warming, warm_images
 from asyncbuild.cache.images import FETCHED, REF_NAME, ImageDirectory
 from asyncbuild.cli import main
 from asyncbuild.errors import ImageNotFound, StoreError
@@ -59,7 +59,7 @@ def warm(
 
     async def run() -> tuple[WarmedImage, ...]:
         reporter = recorder or Recorder()
-        return await warm_images(images, folder, settings, reporter, force=force)
+        return await warm_images(Warming(images, folder, force), settings, reporter)
 
     return trio.run(run)
 

@@ -15,6 +15,7 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.layers.compression import GZIP, Compression
 from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.output.spec import OutputSpec
+from asyncbuild.registry.verification import Verification
 from asyncbuild.report.events import Statistics
 
 TWO_WEEKS = 14 * 24 * 3600.0
@@ -102,6 +103,7 @@ class BuildRequest:
     context_is_remote: bool = False
     limits: LayerLimits = LIMITS
     gate: SourceGate = field(default_factory=SourceGate)
+    verification: Verification = field(default_factory=Verification)
     compression: Compression = GZIP
     docker_media_types: bool | None = False
     keep_immutable_tags: bool = False

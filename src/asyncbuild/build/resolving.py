@@ -1,7 +1,8 @@
 """Resolving: what the name of a base image means, which is a manifest and a configuration.
 
 A name is judged by the source policy first. A manifest comes from an OCI layout, the store, a directory of
-warmed images or a registry, and is kept in the store; a digest needs no request for what is here.
+warmed images or a registry; a digest needs no request for what is here. Where a signature is wanted, it is
+verified before anything of the image is kept, fetched or told to others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from asyncbuild.image.manifest import (
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.contexts import LAYOUT_HOST
+from asyncbuild.registry.verification import Verification, refuse_unsigned
 from asyncbuild.report.events import ImageResolved
 
 
@@ -58,14 +60,17 @@ class Resolver:
         layouts: Mapping[str, str] | None = None,
         warmed: WarmedImages | None = None,
         gate: SourceGate | None = None,
+        verification: Verification | None = None,
     ) -> None:
         """``layouts`` are the OCI layouts that have the images of `LAYOUT_HOST`, by repository; ``warmed``
-        is looked into before a registry is asked; ``gate`` says which images may be used.
+        is looked into before a registry is asked; ``gate`` says which images may be used, and
+        ``verification`` which must be signed.
         """
         self._job = job
         self._store = job.store
         self._warmed = warmed
         self._gate = gate or SourceGate()
+        self._verification = verification or Verification()
         self.layouts = {name: Path(path) for name, path in (layouts or {}).items()}
         self.on_manifest: Callable[[Reference, Platform, Manifest], None] | None = None
         """Told what an image's layers are called, before its configuration has come."""
@@ -73,11 +78,11 @@ class Resolver:
     async def resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         """The image that ``reference`` names, for ``platform``.
 
-        Raises `SourceDenied`, `ImageNotFound`, and what a registry's or a layout's faults are.
+        Raises `SourceDenied`, `NotSigned`, `ImageNotFound`, and what a registry's or a layout's faults are.
         """
         started = trio.current_time()
-        reference = self._gate.image(reference)
-        manifest = await self._chosen(reference, platform)
+        named, reference = reference, self._gate.image(reference)
+        manifest = await self._chosen(reference, named, platform)
         self._job.reporter.emit(
             ImageResolved(reference, manifest.digest, trio.current_time() - started)
         )
@@ -86,9 +91,9 @@ class Resolver:
         raw = await self._config(reference, manifest.config)
         return BaseImage(reference, manifest, parse_config(reference, manifest, raw))
 
-    async def _chosen(self, reference: Reference, platform: Platform) -> Manifest:
+    async def _chosen(self, reference: Reference, named: Reference, platform: Platform) -> Manifest:
         try:
-            manifest = await self._manifest(reference, reference.identifier)
+            manifest = await self._top(reference, named)
         except ImageNotFound as error:
             if reference.registry == LAYOUT_HOST:
                 raise
@@ -104,6 +109,21 @@ class Resolver:
         if isinstance(manifest, Index):
             raise RemoteProtocolError(f"{reference}: an index inside an index")
         return manifest
+
+    async def _top(self, reference: Reference, named: Reference) -> Manifest | Index:
+        """What the name means, signed if it must be; ``named`` is what the Dockerfile calls it."""
+        keys = self._verification.wanted(reference, named)
+        if not keys:
+            return await self._manifest(reference, reference.identifier)
+        if reference.registry == LAYOUT_HOST:
+            refuse_unsigned(keys, str(self.layouts[reference.repository]))
+        found = self._kept_manifest(reference.identifier)
+        if found is None:
+            found = await self._fetched_manifest(reference, reference.identifier)
+        client = self._job.registries.client(reference.registry)
+        await self._verification.verify(client, found, reference, named)
+        await trio.to_thread.run_sync(self._store.put_blob, found.raw)
+        return found
 
     async def _manifest(self, reference: Reference, identifier: str) -> Manifest | Index:
         if reference.registry == LAYOUT_HOST:

@@ -83,7 +83,13 @@ class Session:
         layouts = NamedContexts.parse(plan.contexts).layouts
         keep = bool(request.outputs) or _leaves_home(request, plan)
         warmed = warmed_images(job, request.cache_dir, request.cache_ttl)
-        resolver = Resolver(job, layouts=layouts, warmed=warmed, gate=request.gate)
+        resolver = Resolver(
+            job,
+            layouts=layouts,
+            warmed=warmed,
+            gate=request.gate,
+            verification=request.verification,
+        )
         resolver.on_manifest = self._begin_early
         self.supply = Supply(job, resolver=resolver, keep_blobs=keep, warmed=warmed)
         newest = request.created if request.clamp_times else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -20,13 +20,20 @@ from asyncbuild.build.outcome import one_error
 from asyncbuild.build.streams import Streams
 from asyncbuild.build.supply import MAX_STREAMS
 from asyncbuild.cache.images import DamagedEntry, ImageDirectory, Reservation
-from asyncbuild.errors import AsyncbuildError, ImageNotFound, RemoteProtocolError, StoreError
+from asyncbuild.errors import (
+    AsyncbuildError,
+    ImageNotFound,
+    NotSigned,
+    RemoteProtocolError,
+    StoreError,
+)
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Index, Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.registries import Registries, RegistrySettings
+from asyncbuild.registry.verification import Verification
 from asyncbuild.report.events import (
     Direction,
     ImageResolved,
@@ -52,44 +59,61 @@ class WarmedImage:
     digest: Digest
 
 
-async def warm_images(
-    images: Sequence[tuple[Reference, Platform]],
-    directory: Path,
-    settings: RegistrySettings,
-    reporter: Reporter,
-    *,
-    force: bool = False,
-) -> tuple[WarmedImage, ...]:
-    """Bring each image, for its platform, into ``directory``; ``force`` fetches what is there, too.
-
-    An image that cannot be had is a warning; raises one AsyncbuildError if that is so of all, and
-    `StoreError` if the directory cannot be written.
+@dataclass(frozen=True, slots=True)
+class Warming:
+    """Which images shall be in which directory, signed as ``verification`` wants; ``force`` fetches what is
+    there, too. Images that were warmed more than ``ttl`` seconds ago are removed afterwards by whoever asks
+    for this; None: none are.
     """
-    place = ImageDirectory(directory)
+
+    images: Sequence[tuple[Reference, Platform]]
+    directory: Path
+    force: bool = False
+    ttl: float | None = None
+    verification: Verification = field(default_factory=Verification)
+
+
+async def warm_images(
+    warming: Warming, settings: RegistrySettings, reporter: Reporter
+) -> tuple[WarmedImage, ...]:
+    """Bring each image, for its platform, into the directory.
+
+    An image that cannot be had is a warning; raises one AsyncbuildError if that is so of all, `NotSigned`
+    (when the others are there) for one without the signature that it must have, and `StoreError` if the
+    directory cannot be written.
+    """
+    place = ImageDirectory(warming.directory)
     await trio.to_thread.run_sync(place.prepare)
     told = replace(settings, on_notice=lambda text: reporter.emit(WarningRaised(text)))
+    images = tuple(dict.fromkeys(warming.images))
     with one_error():
         async with Registries(told) as registries:
-            warmer = _Warmer(registries, place, reporter, force=force)
+            warmer = _Warmer(registries, place, reporter, warming)
             async with trio.open_nursery() as nursery:
-                for image in dict.fromkeys(images):
+                for image in images:
                     nursery.start_soon(warmer.warm, *image)
     await trio.to_thread.run_sync(place.sweep, time.time())
-    if warmer.failed and not warmer.done:
-        raise warmer.failed[0]
-    return tuple(warmer.done[image] for image in dict.fromkeys(images) if image in warmer.done)
+    refused = [error for error in warmer.failed if isinstance(error, NotSigned)]
+    if refused or (warmer.failed and not warmer.done):
+        raise (refused or warmer.failed)[0]
+    return tuple(warmer.done[image] for image in images if image in warmer.done)
 
 
 class _Warmer:
     """One run: what came of each image, and the blobs that were brought."""
 
     def __init__(
-        self, registries: Registries, place: ImageDirectory, reporter: Reporter, *, force: bool
+        self,
+        registries: Registries,
+        place: ImageDirectory,
+        reporter: Reporter,
+        warming: Warming,
     ) -> None:
         self._registries = registries
         self._place = place
         self._reporter = reporter
-        self._force = force
+        self._force = warming.force
+        self._verification = warming.verification
         self._streams = Streams(MAX_STREAMS)
         self._turns: dict[Digest, trio.Lock] = {}
         self._brought: set[Digest] = set()
@@ -115,6 +139,7 @@ class _Warmer:
         client = self._registries.client(reference.registry)
         client.expect(reference.repository, "pull")
         top = await self._named(client, reference)
+        await self._verification.verify(client, top, reference)
         image = await self._chosen(client, reference, top, platform)
         seconds = trio.current_time() - started
         self._reporter.emit(ImageResolved(reference, image.digest, seconds))

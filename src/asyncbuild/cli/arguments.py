@@ -11,6 +11,7 @@ from asyncbuild.cli.limits import add_limit_options
 from asyncbuild.cli.policy import add_policy_option
 from asyncbuild.cli.registry_options import add_registry_options
 from asyncbuild.cli.run_options import add_run_options
+from asyncbuild.cli.verify_options import add_verify_option
 
 _BUILD_EXAMPLE = """\
 example:
@@ -124,6 +125,7 @@ def _build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     add_run_options(build.add_argument_group("RUN"))
     add_limit_options(build)
     add_policy_option(build)
+    add_verify_option(build)
     add("--pull", action="store_true", help=argparse.SUPPRESS)  # tags are always resolved anew
 
 
@@ -185,6 +187,7 @@ def _pin(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add("file", metavar="FILE", nargs="?", default="Dockerfile", help="default: Dockerfile")
     add("--update", action="store_true", help="also move images on that have tag and digest")
     add("--check", action="store_true", help="write nothing; exit code 1 for what would change")
+    add_verify_option(pin)
     add_registry_options(pin)
 
 

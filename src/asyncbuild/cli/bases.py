@@ -14,6 +14,7 @@ from asyncbuild.image.manifest import Index
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.nouns import ImageRef
 from asyncbuild.registry.registries import Registries, RegistrySettings
+from asyncbuild.registry.verification import Verification
 
 
 async def base_configs(
@@ -33,17 +34,18 @@ async def base_configs(
 
 
 async def image_digests(
-    references: Iterable[Reference], settings: RegistrySettings
+    references: Iterable[Reference], settings: RegistrySettings, verification: Verification
 ) -> dict[Reference, Digest]:
     """The digest that each reference has now, all asked for at once; an index has one for all platforms.
 
-    Raises RegistryError.
+    Raises RegistryError, and `NotSigned` for what lacks the signature that ``verification`` wants.
     """
     found: dict[Reference, Digest] = {}
 
     async def ask(registries: Registries, reference: Reference) -> None:
         client = registries.client(reference.registry)
         fetched = await client.get_manifest(reference.repository, reference.tag or "latest")
+        await verification.verify(client, fetched.manifest, reference)
         found[reference] = fetched.digest
 
     with one_error():

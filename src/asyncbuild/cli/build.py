@@ -25,6 +25,7 @@ from asyncbuild.cli.places import store_directory
 from asyncbuild.cli.policy import read_gate
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.cli.run_options import read_run_options
+from asyncbuild.cli.verify_options import read_verification
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.layers.compression import GZIP, Codec, Compression
@@ -58,8 +59,9 @@ def build(options: argparse.Namespace) -> int:
 
         call = Call.parse(options.call)
         if call is not None:
-            if options.policy is not None:
-                raise UsageError("--policy is for builds, and this asks a question")
+            if options.policy is not None or options.verify_key:
+                what = "--verify-key" if options.policy is None else "--policy"
+                raise UsageError(f"{what} is for builds, and this asks a question")
             return answer(call, read_inputs(options), options)
     request = read_request(options)
     settings = registry_settings(options, request, os.environ)
@@ -166,6 +168,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         run=read_run_options(options, os.environ),
         limits=read_limits(options),
         gate=read_gate(options),
+        verification=read_verification(options),
         compression=_compression(outputs),
         docker_media_types=any(item.oci_media_types is False for item in outputs),
         stdout=sys.stdout.fileno() if any(item.to_stdout for item in outputs) else 1,

@@ -13,6 +13,7 @@ from asyncbuild.cli.transferring import (
     references,
     transfer,
 )
+from asyncbuild.cli.verify_options import read_verification
 from asyncbuild.image.digest import Digest
 from asyncbuild.transfer.sources import RegistrySource
 
@@ -22,6 +23,7 @@ def copy(options: argparse.Namespace) -> int:
     source = reference_of(options.source)
     names = references(options.destinations, "")
     wanted = platforms(options.platform)
+    verification = read_verification(options)
 
     async def work(desk: Desk) -> Digest:
         client = desk.registries.client(source.registry)
@@ -29,7 +31,9 @@ def copy(options: argparse.Namespace) -> int:
         for name in names:
             desk.registries.client(name.registry).expect(name.repository, "pull", "push")
         place = RegistrySource(client, source, desk.nursery)
-        image = await narrowed(place, await client.resolve(source), wanted)
+        found = await client.resolve(source)
+        await verification.verify(client, found.manifest, source)
+        image = await narrowed(place, found, wanted)
         await copy_everywhere(desk, place, image, names)
         return image.digest
 

@@ -6,6 +6,7 @@ import argparse
 
 from asyncbuild.cli.helptext import add_command
 from asyncbuild.cli.registry_options import add_registry_options
+from asyncbuild.cli.verify_options import add_verify_option
 
 Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 
@@ -79,6 +80,7 @@ def _warm(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--force", action="store_true", help="fetch again what is there")
     add("--cache-ttl", metavar="TIME", help="then remove what was warmed before that: 14d, 336h")
     _progress(warm)
+    add_verify_option(warm)
     add_registry_options(warm)
 
 
@@ -147,6 +149,7 @@ def _copy(commands: Commands[argparse.ArgumentParser]) -> None:
     add("destinations", metavar="REF", nargs="+", help=argparse.SUPPRESS)
     _repeated(copy, "--platform", "OS/ARCH", "only of these platforms")
     _progress(copy)
+    add_verify_option(copy)
     add_registry_options(copy)
 
 
@@ -164,6 +167,7 @@ def _inspect(commands: Commands[argparse.ArgumentParser]) -> None:
     add("--json", action="store_true", help="one JSON document")
     add("--config", action="store_true", help="the configuration's bytes as they are")
     add("--platform", metavar="OS/ARCH", help="which image of an index (default: this machine's)")
+    add_verify_option(inspect)
     add_registry_options(inspect)
 
 

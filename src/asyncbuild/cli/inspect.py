@@ -13,11 +13,13 @@ import trio
 from asyncbuild.build.outcome import one_error
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.cli.transferring import platforms, reference_of
+from asyncbuild.cli.verify_options import read_verification
 from asyncbuild.errors import UsageError
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.platform import Platform
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.registries import Registries, RegistrySettings
+from asyncbuild.registry.verification import Verification
 from asyncbuild.report.escape import printable
 from asyncbuild.transfer.files import open_image_file
 from asyncbuild.transfer.inspection import Access, Inspected, inspect_image
@@ -36,10 +38,13 @@ def inspect(options: argparse.Namespace) -> int:
         or options.image.startswith((".", "/"))
         or os.path.exists(options.image)
     ):
+        if options.verify_key:
+            raise UsageError("--verify-key is for images in registries")
         found = trio.run(_inspect_file, options.image, one)
     else:
         settings = read_registries(options, os.environ)
-        found = trio.run(_inspect_name, options.image, one, settings)
+        verification = read_verification(options)
+        found = trio.run(_inspect_name, options.image, one, settings, verification)
     _print(options, found, chosen=one is not None)
     return 0
 
@@ -58,7 +63,7 @@ def _print(options: argparse.Namespace, found: Inspected, *, chosen: bool) -> No
 
 
 async def _inspect_name(
-    name: str, wanted: Platform | None, settings: RegistrySettings
+    name: str, wanted: Platform | None, settings: RegistrySettings, verification: Verification
 ) -> Inspected:
     reference = reference_of(name)
     with one_error():
@@ -73,6 +78,7 @@ async def _inspect_name(
                 return await client.get_blob(reference.repository, config)
 
             top = await client.resolve(reference)
+            await verification.verify(client, top.manifest, reference)
             return await inspect_image(str(reference), top, Access(look, read), wanted, _here())
 
 

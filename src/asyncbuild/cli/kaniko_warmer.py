@@ -8,10 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from asyncbuild.build.warming import Warming
 from asyncbuild.cli import kaniko_options as wanted
 from asyncbuild.cli.kaniko_flags import WARMER, Given, read_flags
 from asyncbuild.cli.kaniko_registries import registry_settings
-from asyncbuild.cli.warm import Image, Warming, images_of_file, run_warming
+from asyncbuild.cli.warm import Image, images_of_file, run_warming
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference

@@ -15,6 +15,7 @@ import trio
 
 from asyncbuild.cli.bases import image_digests
 from asyncbuild.cli.registry_options import read_registries
+from asyncbuild.cli.verify_options import read_verification
 from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.errors import InputError, StoreError
 from asyncbuild.plan.pinning import Mention, Standing, find_mentions, pinned, rewrite
@@ -33,7 +34,8 @@ def pin(options: argparse.Namespace) -> int:
         _tell(mentions, todo, "has no digest")
         return CHANGES if todo else 0
     asked = [replace(m.reference, digest=None) for m in todo if m.reference is not None]
-    digests = trio.run(image_digests, asked, read_registries(options, os.environ))
+    settings, verification = read_registries(options, os.environ), read_verification(options)
+    digests = trio.run(image_digests, asked, settings, verification)
     changes = {
         mention: pinned(mention.text, digests[reference])
         for mention, reference in zip(todo, asked, strict=True)

@@ -9,14 +9,13 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import trio
 
 from asyncbuild.build.outcome import one_error
-from asyncbuild.build.warming import WarmedImage, warm_images
+from asyncbuild.build.warming import WarmedImage, Warming, warm_images
 from asyncbuild.cache.images import ImageDirectory
 from asyncbuild.cli.cache_options import duration
 from asyncbuild.cli.inputs import build_arguments, read_dockerfile
@@ -24,6 +23,7 @@ from asyncbuild.cli.interrupt import interruptible
 from asyncbuild.cli.kaniko_fetch import fetch_file
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.cli.transferring import platforms, reference_of
+from asyncbuild.cli.verify_options import read_verification
 from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.dockerfile.remote import WebFile
 from asyncbuild.errors import UsageError
@@ -38,18 +38,6 @@ from asyncbuild.report.events import Reporter
 _TICK_SECONDS = 0.1
 
 Image = tuple[Reference, Platform]
-
-
-@dataclass(frozen=True, slots=True)
-class Warming:
-    """Which images shall be in which directory; ``force`` fetches what is there, too. Images that were
-    warmed more than ``ttl`` seconds ago are removed afterwards; None: none are.
-    """
-
-    images: Sequence[Image]
-    directory: Path
-    force: bool = False
-    ttl: float | None = None
 
 
 def warm(options: argparse.Namespace) -> int:
@@ -67,7 +55,8 @@ def warm(options: argparse.Namespace) -> int:
     mode = ProgressMode.parse(options.progress)
     reporter = make_reporter(mode, sys.stderr, os.environ, time.monotonic)
     ttl = duration(options.cache_ttl) if options.cache_ttl else None
-    warming = Warming(images, Path(options.directory), options.force, ttl)
+    verification = read_verification(options)
+    warming = Warming(images, Path(options.directory), options.force, ttl, verification)
     return run_warming(warming, settings, reporter)
 
 
@@ -98,9 +87,7 @@ async def _run(
     with one_error():
         async with interruptible((signal.SIGINT, signal.SIGTERM)), trio.open_nursery() as nursery:
             nursery.start_soon(tick)
-            found = await warm_images(
-                warming.images, warming.directory, settings, reporter, force=warming.force
-            )
+            found = await warm_images(warming, settings, reporter)
             nursery.cancel_scope.cancel()
     return found
 

@@ -10,9 +10,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from asyncbuild.errors import IntegrityError, RegistryError, RemoteProtocolError
+from asyncbuild.errors import (
+    ImageNotFound,
+    IntegrityError,
+    RegistryError,
+    RemoteProtocolError,
+)
 from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.image.manifest import (
+    OCI_EMPTY,
     Descriptor,
     Index,
     InvalidManifest,
@@ -21,6 +27,7 @@ from asyncbuild.image.manifest import (
     parse_manifest,
 )
 from asyncbuild.image.reference import Reference
+from asyncbuild.image.signing import referrers_tag
 from asyncbuild.registry.auth import Scope, Scopes
 from asyncbuild.registry.bodies import BytesBody
 from asyncbuild.registry.caller import Call
@@ -31,6 +38,7 @@ from asyncbuild.registry.protocol import (
     blob_path,
     manifest_path,
 )
+from asyncbuild.registry.referrers import list_referrers
 from asyncbuild.registry.routing import (
     BlobChunks,
     Span,
@@ -194,6 +202,26 @@ class RegistryClient:
         """
         stop = descriptor.size if end is None else min(end, descriptor.size)
         return open_blob(self._ways, repository, Span(descriptor, start, stop))
+
+    async def referrers(
+        self, repository: str, digest: Digest, artifact_type: str
+    ) -> tuple[Descriptor, ...]:
+        """The artifacts of a type that refer to a manifest, and those that do not tell theirs, asked where
+        `get_manifest` asks: by the API for that, or by the tag of registries that have none (spec.md,
+        "Listing Referrers"). Lists that cosign keeps under such a tag tell the configuration's type.
+        """
+        ways = self._ways.pull(repository, tag=True)
+        found: Manifest | Index | None = None
+        with contextlib.suppress(ImageNotFound):
+            found = await try_each(
+                self._ways, ways, lambda way: list_referrers(way, digest, artifact_type)
+            )
+        if found is None:
+            with contextlib.suppress(ImageNotFound):
+                found = (await self.get_manifest(repository, referrers_tag(digest))).manifest
+        entries = found.manifests if isinstance(found, Index) else ()
+        known = (artifact_type, OCI_EMPTY, "")
+        return tuple(entry for entry in entries if entry.artifact_type in known)
 
     async def blob_exists(self, repository: str, digest: Digest, size: int | None = None) -> bool:
         """Whether the repository itself has a blob (HEAD), of ``size`` bytes if that is known; no mirror is

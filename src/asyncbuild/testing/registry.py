@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import trio
 
@@ -21,6 +21,7 @@ from asyncbuild.image.config import HistoryEntry, ImageConfig
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import (
     OCI_CONFIG,
+    OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
     Descriptor,
@@ -49,13 +50,15 @@ _MANIFEST = re.compile(r"/v2/(?P<name>.+)/manifests/(?P<reference>[^/]+)")
 _BLOB = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)")
 _UPLOAD = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<id>[^/]*)")
 _TAGS = re.compile(r"/v2/(?P<name>.+)/tags/list")
+_REFERRERS = re.compile(r"/v2/(?P<name>.+)/referrers/(?P<digest>[a-z0-9]+:[0-9a-f]+)")
 
 
 class RegistryDouble:
     """The registry. Everything in it may be looked at and changed by a test.
 
     ``blob_host``: GET of a blob redirects to ``/cdn/DIGEST`` there. ``mounts`` False: no blob is mounted.
-    ``quirks``: what it does otherwise than the specification says, or than most do.
+    ``quirks``: what it does otherwise than the specification says, or than most do. ``referrers`` are the
+    entries of one page of the referrers API; None: there is no such API.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class RegistryDouble:
         self.doorkeeper = Doorkeeper(access or OpenAccess())
         self.blob_host = blob_host
         self.mounts = mounts
+        self.referrers: int | None = 100
         self.quirks = Quirks()
         self.faults = Faults()
         self.log: list[LoggedRequest] = []
@@ -227,9 +231,30 @@ class RegistryDouble:
             return Answered(
                 200, {"content-type": "application/json"}, json.dumps(document).encode()
             )
+        if (match := _REFERRERS.fullmatch(asked.path)) and self.referrers is not None:
+            return self._list_referrers(asked, match["name"], match["digest"])
         if asked.path == "/v2/":
             return Answered(200, body=b"{}")
         return error_answer(404, "NOT_FOUND", "no such path")
+
+    def _list_referrers(self, asked: Asked, name: str, digest: str) -> Answered:
+        """A page of an index of what has ``digest`` as its subject (spec.md, "Listing Referrers")."""
+        query = dict(parse_qsl(asked.query))
+        start, wanted = int(query.get("start", "0")), query.get("artifactType")
+        found = []
+        for entry, (media_type, raw) in self.manifests.get(name, {}).items():
+            document = json.loads(raw)
+            if document.get("subject", {}).get("digest") == digest:
+                artifact = str(document.get("artifactType") or document["config"]["mediaType"])
+                if wanted in (None, artifact):
+                    found.append(Descriptor(media_type, entry, len(raw), artifact_type=artifact))
+        assert self.referrers is not None
+        end = start + self.referrers
+        headers = {"content-type": OCI_INDEX, "oci-filters-applied": "artifactType"}
+        if end < len(found):
+            link = f"/v2/{name}/referrers/{digest}?artifactType={quote(wanted or '')}&start={end}"
+            headers["link"] = f'<{link}>; rel="next"'
+        return Answered(200, headers, Index.make(tuple(found[start:end])).raw)
 
     def _get_manifest(self, name: str, reference: str) -> Answered:
         entries = self.manifests.get(name)
@@ -299,7 +324,7 @@ class RegistryDouble:
 
 def _needed(asked: Asked) -> frozenset[tuple[str, str]]:
     """The pairs of repository and action that a request needs."""
-    match = re.fullmatch(r"/v2/(.+)/(?:manifests|blobs|tags)/.*", asked.path)
+    match = re.fullmatch(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/.*", asked.path)
     if match is None:
         return frozenset()
     name = match[1].removesuffix("/blobs")
