@@ -93,7 +93,7 @@ def _is_known(key: object) -> bool:
     if isinstance(key, ec.EllipticCurvePublicKey):
         return key.curve.name in _CURVES
     if isinstance(key, rsa.RSAPublicKey):
-        return key.key_size >= _SMALLEST_RSA
+        return bool(key.key_size >= _SMALLEST_RSA)
     return isinstance(key, ed25519.Ed25519PublicKey)
 
 
