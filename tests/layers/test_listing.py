@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from asyncbuild.layers.listing import DamagedListing, Inside, Listing, list_root
 from asyncbuild.layers.marks import make_opaque, make_whiteout
 from asyncbuild.rootfs.known import KnownTree, NotKnown
 from asyncbuild.rootfs.view import DirectoryTree, View
+from support.users import User
 
 
 def lowers(path: Path) -> list[str]:
@@ -71,6 +74,30 @@ def test_a_listing_is_what_a_view_shows(shm_path: Path) -> None:
     assert known.lookup("gone/in") is None
     with pytest.raises(NotKnown):
         known.read("file")
+
+
+def test_what_is_recorded_counts(shm_path: Path) -> None:
+    """An ordinary user sets no owners: the listing has those that are recorded, as the layers have."""
+    script = """if True:
+        import os, sys
+        from asyncbuild.layers.changeset import Entry, Kind
+        from asyncbuild.layers.listing import list_root
+        from asyncbuild.layers.records import set_owner_and_mode, stand_in
+        root = sys.argv[1]
+        os.makedirs(root + "/srv")
+        set_owner_and_mode(root + "/srv", Entry("srv", Kind.DIRECTORY, 0o1711, 3, 4))
+        device = Entry("dev", Kind.CHARACTER_DEVICE, 0o600, 0, 0, device=(1, 3))
+        stand_in(os.open(root, os.O_RDONLY), "dev", device)
+        found = list_root([root]).directories
+        srv = found["srv"].directory
+        print(oct(srv.mode), srv.uid, srv.gid, found[""].others["dev"].name)
+    """
+    user = User.below(shm_path, subordinate=False)
+    command = user.words(sys.executable, "-c", script, user.home / "root")
+    done = subprocess.run(
+        command, env=user.environment(), check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout == "0o1711 3 4 CHARACTER_DEVICE\n"
 
 
 def test_equal_directories_give_equal_documents(shm_path: Path) -> None:

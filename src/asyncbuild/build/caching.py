@@ -96,6 +96,10 @@ class Cache:
         """Whether layers of all stages are exported, not only those of the image."""
         return any(export.everything for export in self._exports)
 
+    def exports(self, *, published: bool) -> bool:
+        """Whether results of a stage are exported: of one whose layers are in the image, or of another."""
+        return any(published or export.everything for export in self._exports)
+
     async def find(self, keys: Iterable[Key], *, quick: bool = False) -> Mapping[Key, Hit]:
         """The hits among ``keys``; where several sources have one, the first of them."""
         wanted = tuple(dict.fromkeys(keys))

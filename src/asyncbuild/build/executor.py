@@ -20,10 +20,11 @@ from asyncbuild.build.copy_step import copy, make_working_directory
 from asyncbuild.build.futures import Future
 from asyncbuild.build.guess import Guesses, WrongGuess
 from asyncbuild.build.keys import content_key, keys_upon
-from asyncbuild.build.outline import OutlinedStep, StageOutline
+from asyncbuild.build.listings import chain_of
+from asyncbuild.build.outline import OutlinedStep, StageOutline, layers_and_listed
 from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.resolving import BaseImage
-from asyncbuild.build.root import Addition, BaseFiles, Root
+from asyncbuild.build.root import Addition, BaseFiles, Root, Stack
 from asyncbuild.build.run_step import run
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import Change, StageState
@@ -46,8 +47,7 @@ async def execute_stage(session: Session, index: int) -> StageState:
         try:
             return await _execute_outline(session, outline, Guesses(allowed=True))
         except WrongGuess as wrong:
-            if wrong.listed and outline.base_image is not None:
-                session.listings.distrust(outline.base_image)
+            wrong.correct()
             return await _execute_outline(session, outline, Guesses(allowed=False))
     except CacheLost:
         raise
@@ -81,6 +81,7 @@ class _Walk:
         self._guesses = guesses
         self._by_content: dict[int, Key | None] = {}
         self._untold: list[Chain] = []
+        self._has_run = False
         self._cached = 0
         self._done = 0
         self._state = StageState(outline.image, outline.scope)
@@ -156,9 +157,22 @@ class _Walk:
         additions = tuple(_cached_addition(session, item) for item in cached)
         named_at = self._outline.lowest.stage.location
         below_all = None if base is None else _files_of(session, base)
-        root = Root(below_all, additions, named_at)
+        root = Root(below_all, additions, named_at, self._stack(base, cached))
         chain = tuple(Made((), cached=item) for item in cached)
         return replace(self._state, root=root, layers=tuple(layers), chain=chain)
+
+    def _stack(self, base: BaseImage | None, cached: tuple[CachedLayer, ...]) -> Stack | None:
+        """What may be known of the base and of the cached layers up to the last RUN among them, unless a
+        RUN that comes needs all of it; asked for at once if a step that comes looks at it.
+        """
+        later = self._steps[self._cached :]
+        every, listed = layers_and_listed(self._outline, self._cached)
+        if _has_run(later) or every != len(cached):
+            return None
+        stack = self._session.listings.stack(base, cached[:listed])
+        if stack is not None and any(_looks(step.instruction) for step in later):
+            stack.listing()
+        return stack
 
     def _jump(self, static: StageKeys, place: int, hit: Hit) -> None:
         """Go behind the step at ``place``, whose result is ``hit``."""
@@ -224,6 +238,11 @@ class _Walk:
             self._state, root=change.root, layers=layers, made_at=session.job.created
         )
         await self._remember(here, change)
+        self._has_run = self._has_run or isinstance(step.instruction, ins.Run)
+        if self._has_run and session.lists(self._outline, self._done):
+            session.listings.learn_stack(
+                self._outline.base_image, self._state.chain, self._state.root
+            )
 
     async def _remember(self, place: int, change: Change) -> None:
         """Note what a step made under its keys; by a late key, look whether it was made before."""
@@ -263,12 +282,18 @@ def _files_of(session: Session, base: BaseImage) -> BaseFiles:
         partial(session.supply.root, base),
         partial(session.supply.has_root, base),
         partial(session.listings.known, base),
+        partial(session.listings.distrust, chain_of(base)),
     )
 
 
 def _cached_addition(session: Session, layer: CachedLayer) -> Addition:
     size = 0 if layer.descriptor is None else layer.descriptor.size
     return Addition(None, partial(session.supply.cached, layer), size)
+
+
+def _looks(instruction: ins.Instruction) -> bool:
+    """Whether a step that is no RUN looks at what it is put upon."""
+    return not (isinstance(instruction, ins.Copy | ins.Add) and instruction.is_linked)
 
 
 def _has_run(steps: Iterable[OutlinedStep]) -> bool:

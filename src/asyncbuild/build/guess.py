@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import trio
 
-from asyncbuild.build.root import Root
+from asyncbuild.build.root import Known, Root
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
+from asyncbuild.layers.header import NANOSECONDS
 from asyncbuild.layers.listing import TEXTS
-from asyncbuild.rootfs.known import KnownTree, NotKnown, Shallow
+from asyncbuild.rootfs.known import NotKnown, Shallow
 from asyncbuild.rootfs.trees import Node
 from asyncbuild.rootfs.view import View
 
@@ -42,11 +44,11 @@ class Unknown(NotKnown):
 
 
 class WrongGuess(Exception):
-    """The base is not as it was assumed to be; ``listed``: its listing said so."""
+    """The base is not as it was assumed to be. If a listing said so, ``correct`` makes that anew."""
 
-    def __init__(self, paths: Iterable[str], *, listed: bool) -> None:
+    def __init__(self, paths: Iterable[str], correct: Callable[[], None] = lambda: None) -> None:
         super().__init__(", ".join(sorted(paths)))
-        self.listed = listed
+        self.correct = correct
 
 
 class GuessedBase:
@@ -80,7 +82,7 @@ class Guesses:
     def __init__(self, *, allowed: bool) -> None:
         self._allowed = allowed
         self._names: set[str] = set()
-        self._listed: list[KnownTree] = []
+        self._listed: list[Known] = []
 
     def pending(self, *, run_follows: bool) -> bool:
         """Whether anything is assumed that will be checked; a listing is if a RUN follows."""
@@ -91,11 +93,10 @@ class Guesses:
         with the base's listing, or a guessed base. ``work`` may be called several times, in a thread.
         """
         if self._allowed and (known := await root.known()) is not None:
-            view, tree = known
             with suppress(NotKnown, AsyncbuildError):  # an error must be true of the base itself
-                result = await trio.to_thread.run_sync(work, view)
+                result = await trio.to_thread.run_sync(work, known.view)
                 _check_whole(result)
-                self._listed.append(tree)
+                self._listed.append(known)
                 return result
         elif self._allowed and (guessed := root.guess(base := GuessedBase())) is not None:
             with suppress(Unknown):
@@ -114,17 +115,19 @@ class Guesses:
             return
         base = await root.without_additions().view()
         if any(base.lookup(name) is not None for name in self._names):
-            raise WrongGuess(self._names, listed=False)
-        await trio.to_thread.run_sync(self._compare, base)
+            raise WrongGuess(self._names)
+        for known in self._listed:
+            truth = await known.truth.view()
+            await trio.to_thread.run_sync(_compare, known, truth)
         self._names.clear()
         self._listed.clear()
 
-    def _compare(self, base: View) -> None:
-        for tree in self._listed:
-            listed = View([tree])
-            for path in tuple(tree.asked):
-                if _told(listed, path) != _told(base, path):
-                    raise WrongGuess([path], listed=True)
+
+def _compare(known: Known, truth: View) -> None:
+    listed = View([known.tree])
+    for path in tuple(known.tree.asked):
+        if _told(listed, path) != _told(truth, path):
+            raise WrongGuess([path], partial(known.distrust, known.truth))
 
 
 def _told(view: View, path: str) -> object:
@@ -133,9 +136,8 @@ def _told(view: View, path: str) -> object:
     if entry is None:
         return None
     if entry.kind is Kind.DIRECTORY:
-        return (
-            entry if path else replace(entry, mtime_ns=0)
-        )  # a layer need not tell the root's time
+        # layers that we make tell whole seconds, and none need tell the root's time
+        return replace(entry, mtime_ns=entry.mtime_ns // NANOSECONDS if path else 0)
     read = path in TEXTS and entry.kind is Kind.FILE
     return entry.kind, entry.link, view.read(path) if read else None
 

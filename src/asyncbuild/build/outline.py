@@ -7,6 +7,7 @@ configuration is known: errors in words show before anything runs, and all cache
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncbuild.build import metadata
@@ -80,6 +81,30 @@ class StageOutline:
         base = self.lowest.base
         assert not isinstance(base, StageOutline)
         return base
+
+
+def listed_steps(steps: Sequence[OutlinedStep]) -> int:
+    """How many of ``steps``, which make layers, a listing tells of: up to the last RUN, and the WORKDIRs
+    that come right behind it; 0 if there is no RUN.
+    """
+    runs = [place for place, step in enumerate(steps) if isinstance(step.instruction, ins.Run)]
+    count = runs[-1] + 1 if runs else 0
+    while 0 < count < len(steps) and isinstance(steps[count].instruction, ins.Workdir):
+        count += 1
+    return count
+
+
+def layers_and_listed(outline: StageOutline, count: int) -> tuple[int, int]:
+    """How many layers are upon the base image behind the first ``count`` of a stage's steps that make any,
+    and how many of them a listing may tell of.
+    """
+    below = outline.base
+    steps = outline.file_steps[:count]
+    lower = (0, 0)
+    if isinstance(below, StageOutline):
+        lower = layers_and_listed(below, len(below.file_steps))
+    own = listed_steps(steps)
+    return lower[0] + len(steps), lower[0] + own if own else lower[1]
 
 
 def outline_stage(

@@ -7,7 +7,7 @@ that no RUN sees is never written to disk at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,24 +43,51 @@ class Addition:
 @dataclass(frozen=True, slots=True, eq=False)
 class BaseFiles:
     """The files of a base image: ``directories`` fetches them, ``arrived`` says whether that is done, and
-    ``listing`` is what is known of them without.
+    ``listing`` is what is known of them without; ``distrust`` is told, with the files, if that is wrong.
     """
 
     directories: Callable[[], Future[Directories]]
     arrived: Callable[[], bool] = lambda: False
     listing: Callable[[], Future[Listing | None]] = lambda: kept("no listing", None)
+    distrust: Callable[[Root], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """The base and the lowest ``count`` additions, of which a cache may have a ``listing``; ``arrived``
+    says whether they are here.
+    """
+
+    count: int
+    arrived: Callable[[], bool]
+    listing: Callable[[], Future[Listing | None]]
+    distrust: Callable[[Root], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """A view in which a listing (``tree``) stands for files that are not here; ``truth`` is a root of them.
+    If it is not as the listing says, ``distrust`` is to be told.
+    """
+
+    view: View
+    tree: KnownTree
+    truth: Root
+    distrust: Callable[[Root], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Root:
     """``base`` is asked for only when something needs it; ``additions`` are bottom first.
 
-    ``named_at`` is the FROM that names the base: what is wrong with it is said there.
+    ``named_at`` is the FROM that names the base: what is wrong with it is said there. ``stack`` is what may
+    be known of the lowest of it without having it.
     """
 
     base: BaseFiles | None = None
     additions: tuple[Addition, ...] = ()
     named_at: SourceLocation | None = None
+    stack: Stack | None = None
 
     def with_addition(self, addition: Addition) -> Root:
         """This root with one more step's result on top."""
@@ -68,7 +95,7 @@ class Root:
 
     def without_additions(self) -> Root:
         """The base alone."""
-        return replace(self, additions=())
+        return self._lowest(0)
 
     def guess(self, base: Tree) -> View | None:
         """A view with ``base`` in the place of a base that is not here yet; None if there is no need, or
@@ -80,17 +107,32 @@ class Root:
         self.base.directories()  # they are on their way meanwhile
         return View([*(tree for tree in trees if tree is not None), base])
 
-    async def known(self) -> tuple[View, KnownTree] | None:
-        """A view with a listing in the place of a base that is not here; None if there is no need, or no
-        listing. What stands on the base is fetched, if it must be.
+    async def known(self) -> Known | None:
+        """A view with a listing in the place of a base that is not here, and of the additions that the
+        listing tells of; None if there is no need, or no listing. What stands upon these is fetched, if it
+        must be.
         """
-        if self.base is None or self.base.arrived():
+        told = await self._told()
+        if told is None:
             return None
-        listing = await self.base.listing().wait()
-        if listing is None:
-            return None
+        listing, count, distrust = told
         tree = KnownTree(listing)
-        return View([*await self._look(len(self.additions)), tree]), tree
+        view = View([*await self._look(len(self.additions) - count), tree])
+        return Known(view, tree, self._lowest(count), distrust)
+
+    async def nearly(self) -> AsyncGenerator[View]:
+        """Views of ever more of the topmost additions, upon a listing of everything below or, where there
+        is one, of themselves too. What they show is so; of some files they know the names alone.
+        """
+        told = await self._told()
+        if told is None:
+            return
+        listing, covered, _ = told
+        tree = KnownTree(listing)
+        least = len(self.additions) - covered
+        sizes = [item.size for item in reversed(self.additions[:covered])]
+        for more in [*waves(sizes), len(sizes)]:
+            yield View([*await self._look(least + more), tree])
 
     async def deciding(self, paths: tuple[str, ...]) -> View | None:
         """A view of the topmost additions, if these say all about ``paths``, which are no patterns."""
@@ -119,6 +161,21 @@ class Root:
         asked = [addition.directory() for addition in reversed(self.additions)]
         below = await self._base_directories()
         return (*[await directory.wait() for directory in asked], *below)
+
+    async def _told(self) -> tuple[Listing, int, Callable[[Root], None]] | None:
+        """A listing, and how many additions it tells of besides the base."""
+        if self.stack is not None and not self.stack.arrived():
+            listing = await self.stack.listing().wait()
+            if listing is not None:
+                return listing, self.stack.count, self.stack.distrust
+        if self.base is None or self.base.arrived():
+            return None
+        listing = await self.base.listing().wait()
+        return None if listing is None else (listing, 0, self.base.distrust)
+
+    def _lowest(self, count: int) -> Root:
+        """The base and the ``count`` lowest additions."""
+        return replace(self, additions=self.additions[:count], stack=None)
 
     def _start(self, count: int) -> None:
         """Fetch the ``count`` topmost additions, all of them at once."""

@@ -24,8 +24,8 @@ from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
 from asyncbuild.build.kept_mounts import KeptMounts
 from asyncbuild.build.layers import BaseLayer, ImageLayer
-from asyncbuild.build.listings import BaseListings
-from asyncbuild.build.outline import OutlinedStep, StageOutline
+from asyncbuild.build.listings import Listings
+from asyncbuild.build.outline import OutlinedStep, StageOutline, listed_steps
 from asyncbuild.build.packing import Packer
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StageKeys
@@ -97,7 +97,7 @@ class Session:
         self.packer = Packer(job, request.compression, trim)
         self.destinations = _destinations(job, self.supply, request.destinations)
         self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
-        self.listings = BaseListings(job, self.supply, self.cache)
+        self.listings = Listings(job, self.supply, self.cache)
         self.context: Future[DirectoryContext] = job.ledger.spawn(
             job.nursery, "context", self._open_context
         )
@@ -266,6 +266,22 @@ class Session:
         elif own is Need.ROOT:
             own = Need.FACTS
         return max(own, self.plan.users_need(outline.stage.index))
+
+    def lists(self, outline: StageOutline, done: int) -> bool:
+        """Whether a listing of the stage behind its first ``done`` steps would help another build: it is
+        what that would ask for, the layers are exported as they are on disk, and files are put upon them or
+        taken of them.
+        """
+        index, steps = outline.stage.index, outline.file_steps
+        others = [stage for stage in self.plan.stages if stage.index != index]
+        used = any(
+            stage.base == StageRef(index) or any(StageRef(index) in s.sources for s in stage.steps)
+            for stage in others
+        )
+        as_on_disk = not self.request.clamp_times and not self.request.ignored_paths
+        exported = self.cache.exports(published=self.publishes(index))
+        wanted = done == listed_steps(steps) and (done < len(steps) or used)
+        return exported and as_on_disk and wanted
 
     def existing(self, layer: CachedLayer, *, base: bool = False) -> BaseLayer:
         """A layer of the base image, or one that a look-up gave: one object for each digest."""

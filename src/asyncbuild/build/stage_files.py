@@ -4,15 +4,16 @@ A stage that was cached whole has nothing here: neither its base nor the layers 
 files are looked for in three places, one after another:
 
 1. in its own layers from the top down, as long as each path is a file there: nothing below can change it;
-2. in all of its own layers upon the base's listing: most directories that a stage makes (``/out``) are none
-   of the base's. What is found may rest on the listing as a COPY's destination may (ADR 13);
+2. in its own layers upon a listing: of the whole stage, so that only the layers are fetched that have what
+   is wanted; or of its base, for most directories that a stage makes (``/out``) are none of the base's.
+   What is found may rest on the listing as a COPY's destination may (ADR 13);
 3. in the whole root, and what that says is what counts: an error is never taken from the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import trio
@@ -51,10 +52,10 @@ async def find_in_root(root: Root, instruction: ins.Copy) -> Found:
         top = await root.deciding(paths)
         if top is not None:
             return await trio.to_thread.run_sync(find, top)
-    known = await root.known()
-    if known is not None:
-        with suppress(NotKnown, AsyncbuildError):
-            return await trio.to_thread.run_sync(_whole, find, known[0])
+    async with aclosing(root.nearly()) as views:
+        async for view in views:
+            with suppress(NotKnown, AsyncbuildError):
+                return await trio.to_thread.run_sync(_whole, find, view)
     return await trio.to_thread.run_sync(find, await root.view())
 
 

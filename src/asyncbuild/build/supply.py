@@ -104,6 +104,11 @@ class Supply:
         flight = self._flights.get(("root", image.manifest.digest))
         return flight is not None and flight.done and not flight.failed
 
+    def has_cached(self, layer: CachedLayer) -> bool:
+        """Whether a layer that a look-up gave is here, known as such to this build."""
+        flight = self._flights.get(("cached", layer.tree or str(layer.diff_id)))
+        return flight is not None and flight.done and not flight.failed
+
     def files(self, image: BaseImage, paths: tuple[str, ...]) -> Future[View]:
         """A view of the image in which ``paths`` can be read; it may lack what they do not need.
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.marks import is_opaque, is_whiteout
+from asyncbuild.layers.records import as_recorded
 from asyncbuild.layers.xattrs import read_xattrs
 
 VERSION: Final = 1
@@ -141,7 +142,8 @@ def _names(directory: str) -> Iterator[tuple[str, Kind | None, str]]:
                 if is_whiteout(status, item.path):
                     yield item.name, None, item.path
                 elif kind is not None:  # an image cannot hold sockets
-                    yield item.name, kind, item.path
+                    # where no device can be made a file stands for it
+                    yield item.name, as_recorded(Entry("", kind), item.path).kind, item.path
 
 
 def _directory(path: str, parts: list[str]) -> Entry:
@@ -150,7 +152,7 @@ def _directory(path: str, parts: list[str]) -> Entry:
     status = os.lstat(parts[0])
     xattrs = read_xattrs(parts[0])
     mode = stat.S_IMODE(status.st_mode)
-    return Entry(
+    entry = Entry(
         path,
         Kind.DIRECTORY,
         mode,
@@ -159,6 +161,7 @@ def _directory(path: str, parts: list[str]) -> Entry:
         status.st_mtime_ns,
         xattrs=xattrs,
     )
+    return as_recorded(entry, parts[0])
 
 
 def _keep_text(path: str, host: str, texts: dict[str, bytes]) -> None:
