@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import trio
 
 from asyncbuild.testing.faults import Hang, Rule
 from asyncbuild.testing.registry_server import serving
-from support.builds import Belongings, GatedDouble, add_busybox, descendants, store_faults
+from support.builds import Belongings, GatedDouble, add_busybox, ended, store_faults, watching
 from support.commands import COMMAND, asyncbuild, context, environment, told
 from support.isolated import POD
 from support.registry import DockerRegistry
@@ -69,22 +68,6 @@ def wait_for_line(child: subprocess.Popen[bytes], text: bytes) -> None:
         if text in line:
             return
     raise AssertionError(b"".join(said).decode())
-
-
-@contextmanager
-def watching(ancestor: int) -> Iterator[list[int]]:
-    """Descriptors of all processes below ``ancestor``, as they are now."""
-    with ExitStack() as stack:
-        handles = []
-        for pid in descendants(ancestor).values():
-            handles.append(os.pidfd_open(pid))
-            stack.callback(os.close, handles[-1])
-        yield handles
-
-
-def ended(handles: list[int], patience: float = 0.0) -> bool:
-    """Whether all of these processes have ended, or do so within ``patience`` seconds."""
-    return all(select.select([handle], [], [], patience)[0] for handle in handles)
 
 
 SLEEPS = """\

@@ -150,3 +150,17 @@ def test_a_full_disk(shm_path: Path) -> None:
     with pytest.raises(StoreError, match="No space left"), disk_errors("dest=/dev/full"):
         with appearing(Path("/dev/full")) as target:
             write_all(target, b"x")
+
+
+def test_what_a_killed_writer_left_is_removed(shm_path: Path) -> None:
+    """By the next to write the same file; what others are writing, or left elsewhere, stays."""
+    (shm_path / ".file.0123.partial").write_bytes(b"half")
+    (shm_path / ".other.0123.partial").write_bytes(b"half")
+    with appearing(shm_path / "file") as one, appearing(shm_path / "file") as other:
+        write_all(one, b"one")
+        write_all(other, b"other")
+        partials = [name for name in os.listdir(shm_path) if name.startswith(".file.")]
+        assert len(partials) == 2
+        assert ".file.0123.partial" not in partials
+    assert (shm_path / "file").read_bytes() == b"one"
+    assert sorted(os.listdir(shm_path)) == [".other.0123.partial", "file"]

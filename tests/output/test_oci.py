@@ -273,3 +273,14 @@ def test_many_writers_of_one_layout(shm_path: Path) -> None:
         thread.join()
     assert len(index_of(shm_path / "out")["manifests"]) == 8
     assert not list((shm_path / "out").rglob("*.partial"))
+
+
+def test_a_layout_that_was_never_finished(shm_path: Path) -> None:
+    """A writer that was killed left halves of files: they go, and the directory is no stranger's."""
+    sample = make_sample(shm_path / "s", "app:1")
+    (shm_path / "out/blobs/sha256").mkdir(parents=True)
+    for name in (".oci-layout.01.partial", "blobs/sha256/.abc.01.partial"):
+        (shm_path / "out" / name).write_bytes(b"half")
+    put(sample, shm_path / "out")
+    assert len(index_of(shm_path / "out")["manifests"]) == 1
+    assert not list((shm_path / "out").rglob(".*"))

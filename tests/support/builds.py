@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -214,6 +216,22 @@ def descendants(ancestor: int) -> dict[str, int]:
         wave = [child for pid in wave for child in children.get(pid, ())]
         found.update({f"process {pid}: {_command_line(pid)}": pid for pid in wave})
     return found
+
+
+@contextmanager
+def watching(ancestor: int) -> Iterator[list[int]]:
+    """Descriptors of all processes below ``ancestor``, as they are now."""
+    with ExitStack() as stack:
+        handles = []
+        for pid in descendants(ancestor).values():
+            handles.append(os.pidfd_open(pid))
+            stack.callback(os.close, handles[-1])
+        yield handles
+
+
+def ended(handles: list[int], patience: float = 0.0) -> bool:
+    """Whether all of these processes have ended, or do so within ``patience`` seconds."""
+    return all(select.select([handle], [], [], patience)[0] for handle in handles)
 
 
 def _command_line(pid: int) -> str:

@@ -6,16 +6,21 @@
     results/<key>.json       what came of a step with that key (`CachedResult`)
     listings/<chainid>       what a base shows (`asyncbuild.layers.listing`)
     oci-layout, index.json   so that other tools know what it is
+    tmp/<random>             a file on its way; whoever writes it holds a lock (flock) on it
 
 Everything appears by rename, so many builds may use one directory; one that cannot be written is read.
+The kernel drops locks however their process ends: what a killed build left is removed by the next one that
+writes here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import trio
@@ -37,6 +42,7 @@ class DirectoryCache:
         self.name = f"directory {path}"
         self._path = path
         self._store = store
+        self._swept = False
 
     async def load(self) -> None:
         """Nothing to fetch."""
@@ -89,8 +95,7 @@ class DirectoryCache:
 
     def _put(self, keys: tuple[Key, ...], result: CachedResult) -> None:
         try:
-            for name in ("blobs/sha256", "results"):
-                (self._path / name).mkdir(parents=True, exist_ok=True)
+            (self._path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
             for name, document in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
                 if not (self._path / name).exists():
                     self._write(self._path / name, json.dumps(document).encode())
@@ -112,7 +117,6 @@ class DirectoryCache:
         place = self._path / "listings" / chain.hex
         try:
             if anew or not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
                 self._write(place, data)
         except OSError as error:
             raise StoreError(f"{self.name} cannot be written: {error.strerror}") from error
@@ -125,13 +129,51 @@ class DirectoryCache:
 
     def _copy(self, digest: Digest) -> None:
         place = self._blob(digest)
-        if place.exists():
-            return
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
-        shutil.copyfile(self._store.blob_path(digest), temporary)
-        temporary.replace(place)
+        if not place.exists():
+            with self._appearing(place) as temporary:
+                shutil.copyfile(self._store.blob_path(digest), temporary)
 
     def _write(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with self._appearing(path) as temporary:
+            temporary.write_bytes(data)
+
+    @contextlib.contextmanager
+    def _appearing(self, place: Path) -> Iterator[Path]:
+        """A file to be written, which appears at ``place`` if the block ends well."""
+        self._sweep()
+        temporary, lock = self._temporary()
+        try:
+            yield temporary
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(lock)
+
+    def _temporary(self) -> tuple[Path, int]:
+        directory = self._path / "tmp"
+        directory.mkdir(parents=True, exist_ok=True)
+        while True:
+            temporary = directory / os.urandom(8).hex()
+            lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with contextlib.suppress(OSError):  # a file system without locks: nobody sweeps there
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:
+                return temporary, lock
+            os.close(lock)  # swept away before it was locked
+
+    def _sweep(self) -> None:
+        """Remove what builds that were killed left half written; once."""
+        if self._swept:
+            return
+        self._swept = True
+        for path in (self._path / "tmp").glob("*"):
+            with contextlib.suppress(OSError):
+                lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                finally:
+                    os.close(lock)

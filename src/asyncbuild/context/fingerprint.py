@@ -11,7 +11,8 @@ import hashlib
 import marshal
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from asyncbuild.context.sources import CopySource
@@ -28,11 +29,13 @@ Fingerprint = tuple[object, ...]
 class ContentDigests:
     """Digests of files' contents, with a memory on disk; ``path`` is a file of our own, None for none.
 
-    Used by one thread at a time.
+    It is written to what ``fresh`` gives, an empty directory on the same file system, and renamed. Used by
+    one thread at a time.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, fresh: Callable[[], Path] | None = None) -> None:
         self._path = path
+        self._fresh = fresh
         self._known: dict[str, tuple[Stat, bytes]] = _load(path)
         self._kept: dict[str, tuple[Stat, bytes]] = {}
         self._buffer = memoryview(bytearray(_BUFFER))
@@ -57,16 +60,13 @@ class ContentDigests:
 
     def save(self) -> None:
         """Remember what was used, for the next build; a memory that cannot be written is no error."""
-        if self._path is None or not self._kept:
+        if self._path is None or self._fresh is None or not self._kept:
             return
         merged = {**self._known, **self._kept}
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            temporary = self._fresh() / self._path.name
             temporary.write_bytes(marshal.dumps((_FORMAT, merged)))
             temporary.replace(self._path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
 
     def _hash(self, path: str) -> bytes:
         digest = hashlib.sha256()

@@ -1,9 +1,14 @@
-"""Writing files that appear whole or not at all: a temporary name beside the place, then a rename."""
+"""Writing files that appear whole or not at all: a temporary name beside the place, then a rename.
+
+Whoever writes a temporary file holds a lock (flock) on it, which the kernel drops however its process
+ends: the next to write to the same place removes what a killed build left half written.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -17,6 +22,7 @@ CheckCancelled = Callable[[], None]
 
 _KERNEL_CHUNK = 32 << 20
 _CHUNK = 1 << 20
+_PARTIAL = ".partial"
 _NO_KERNEL_COPY = (
     errno.EXDEV,
     errno.EINVAL,
@@ -126,20 +132,51 @@ def appearing(path: Path) -> Iterator[int]:
             os.close(target)
         return
     place = Path(os.path.realpath(path))  # a link is followed: the file that it names is replaced
-    temporary = place.parent / f".{place.name[:180]}.{os.getpid()}.partial"
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    sweep_partials(place.parent, f"{_hidden(place)}.")
+    temporary, target = _locked_partial(place)
     try:
-        try:
-            yield target
-        finally:
-            os.close(target)
+        yield target
         os.rename(temporary, place)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    finally:
+        os.close(target)
+
+
+def sweep_partials(directory: Path, prefix: str = ".") -> None:
+    """Remove the temporary files in ``directory`` whose writers have ended, if their names begin so."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.name.endswith(_PARTIAL):
+                with contextlib.suppress(OSError):
+                    _remove_if_dead(entry.path)
+
+
+def _remove_if_dead(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _locked_partial(place: Path) -> tuple[Path, int]:
+    """A new file beside ``place``, and a descriptor that holds its lock."""
+    while True:
+        temporary = place.parent / f"{_hidden(place)}.{os.urandom(8).hex()}{_PARTIAL}"
+        target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody sweeps either
+            fcntl.flock(target, fcntl.LOCK_EX)
+        if os.fstat(target).st_nlink:
+            return temporary, target
+        os.close(target)  # swept away before it was locked
+
+
+def _hidden(place: Path) -> str:
+    return f".{place.name[:180]}"
 
 
 def _is_special(path: Path) -> bool:

@@ -33,6 +33,7 @@ from asyncbuild.output.files import (
     disk_errors,
     never_cancelled,
     open_blob,
+    sweep_partials,
     write_all,
 )
 
@@ -127,6 +128,8 @@ class _Layout:
         directory.mkdir(parents=True, exist_ok=True)
         added = [] if existed else [directory]
         with _lock(directory, check):
+            for place in (directory, *directory.glob("blobs/*/")):
+                sweep_partials(place)
             try:
                 old_index = _read_index(directory)
                 yield cls(directory, check, old_index, added)

@@ -152,6 +152,10 @@ class Faults:
         """More rules, after those that are there."""
         self._counts += [(rule, 0) for rule in rules]
 
+    def clear(self) -> None:
+        """No faults any more."""
+        self._counts.clear()
+
     def strike(self, method: str, path: str) -> Action | None:
         """Count a request; what to do to it, None for nothing."""
         struck: Action | None = None
