@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from asyncbuild.cli.doctor import findings
 from asyncbuild.rootfs.isolation import Ability, Place
-from support.commands import asyncbuild, asyncbuild_here
+from support.commands import COMMAND, asyncbuild, asyncbuild_here, context, told
 from support.isolated import POD
+from support.own_image import OwnImage
+from support.pod import Pod
+from support.registry import DockerRegistry
+from support.users import User
 
 
 def test_root_is_told_overlay(shm_path: Path) -> None:
@@ -39,3 +45,65 @@ def test_where_nothing_is_possible_the_exit_code_says_so(shm_path: Path) -> None
     found = findings(place, "no control groups")
     assert found["auto"] == "none"
     assert not any(item["possible"] for item in found["backends"].values())
+
+
+@pytest.mark.parametrize("subordinate", [True, False])
+def test_a_user_is_told_about_ids(shm_path: Path, *, subordinate: bool) -> None:
+    """Rootless is possible; with a single id its limits are said, and what would lift them."""
+    user = User.below(shm_path, subordinate=subordinate)
+    done = user.asyncbuild("doctor")
+    assert done.returncode == 0, told(done)
+    text = done.stdout.decode()
+    assert text.startswith("RUN is executed with: rootless\n")
+    limits = "rootless  possible, but: a single id: RUN knows root alone, and cannot give files to others"
+    assert (limits in text) is not subordinate
+    assert ("it would be better with lines for this user in /etc/subuid" in text) is not subordinate
+    assert (": no line in /etc/subuid or /etc/subgid" in text) is not subordinate
+    assert "--memory and --cpus: no control group can be made here: Permission denied" in text
+
+
+def test_newuidmap_that_may_not(shm_path: Path) -> None:
+    """The lines and the programs are there, and without their set-user-id bits they are of no use."""
+    user = User.below(shm_path)
+    done = user.run("setpriv", "--no-new-privs", *COMMAND, "doctor", "--format", "json")
+    found = json.loads(done.stdout)
+    assert found["subordinate_ids"]["users"] == 65_536
+    assert found["abilities"]["subordinate-ids"] == "newuidmap or newgidmap refused"
+    assert found["backends"]["rootless"]["possible"] is True
+    assert "set-user-id bits" in found["backends"]["rootless"]["better"][0]
+
+
+@pytest.mark.integration
+def test_where_user_namespaces_are_refused(
+    pod_image: OwnImage, shm_path: Path, registry: DockerRegistry, busybox_base: str
+) -> None:
+    """A pod's ordinary user: doctor says none and why; COPY is built, RUN is refused with what would help,
+    before anything is fetched.
+    """
+    (shm_path / "workspace").mkdir()
+    where = context(
+        shm_path / "workspace", f"FROM {busybox_base}\nCOPY --chown=app Dockerfile /x\n"
+    )
+    pod = Pod(
+        pod_image, shm_path, {"/workspace": shm_path / "workspace"}, {"/home": 64 << 20}, user=(1000, 1000)
+    )  # fmt: skip
+    env = {"HOME": "/home"}
+    done = pod.asyncbuild("doctor", env=env)
+    assert done.returncode == 77, told(done)
+    text = done.stdout.decode()
+    assert text.startswith("RUN is executed with: none\n")
+    assert "not possible: user-namespace: unshare: Operation not permitted" in text
+    assert "let this user unshare user namespaces" in text
+    name = f"{registry.host}/doctor/none:1"
+    done = pod.asyncbuild("build", "-t", name, "/workspace/context", env=env)
+    assert done.returncode == 0, told(done)
+    (where / "Dockerfile").write_text(f"FROM {busybox_base}\nRUN true\n")
+    mark = registry.mark()
+    done = pod.asyncbuild("build", "-t", name, "/workspace/context", env=env)
+    assert done.returncode == 77, told(done)
+    said = done.stderr.decode()
+    assert "Dockerfile:2" in said
+    assert "user namespaces are refused" in said
+    assert "a seccomp filter is in effect" in said
+    assert "--isolation chroot" in said
+    assert registry.requests(mark) == []

@@ -65,6 +65,23 @@ def test_version_2(shm_path: Path) -> None:
     assert not made.exists()
 
 
+def test_version_2_below_systemd(shm_path: Path) -> None:
+    """The builder's own group has processes and gives nothing; the slice above it does, and is the user's."""
+    top = shm_path / "cgroup"
+    own = top / "user.slice/app.slice/run-1.scope"
+    own.mkdir(parents=True)
+    for path in (own, own.parent):
+        (path / "cgroup.controllers").write_text("cpu memory pids")
+    (own / "cgroup.subtree_control").write_text("")
+    (own.parent / "cgroup.subtree_control").write_text("cpu memory")
+    mountinfo = f"30 23 0:26 / {top} rw - cgroup2 cgroup2 rw\n"
+    place = "0::/user.slice/app.slice/run-1.scope\n"
+    Group.make(Limits(memory=MIB, cpus=2), proc=fake_proc(shm_path / "proc", mountinfo, place))
+    (made,) = (path for path in own.parent.iterdir() if path.is_dir() and path != own)
+    assert (made / "memory.max").read_text() == "1048576"
+    assert (own / "cgroup.subtree_control").read_text() == ""
+
+
 def test_a_container_sees_a_part_of_the_hierarchy(shm_path: Path) -> None:
     """The place in /proc is the machine's; what is mounted begins further down."""
     top = shm_path / "memory"

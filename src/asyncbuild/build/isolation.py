@@ -7,7 +7,7 @@ import os
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import IsolationError
 from asyncbuild.plan.nouns import Plan
-from asyncbuild.rootfs.isolation import Isolation
+from asyncbuild.rootfs.isolation import Isolation, namespace_obstacles
 
 
 def check_plan_isolation(plan: Plan, wanted: Isolation) -> None:
@@ -23,9 +23,12 @@ def check_plan_isolation(plan: Plan, wanted: Isolation) -> None:
         message = (
             "RUN cannot be executed here: this user is not root, and user namespaces are refused"
         )
+        seen = "; ".join(namespace_obstacles())
+        here = f" (here: {seen})" if seen else ""
         hint = (
-            "asyncbuild doctor says what would help; COPY, ADD and metadata need nothing,"
-            " and a stage that only brings files can be built elsewhere and copied from its image"
+            "root in a container with the usual rights can (--isolation chroot), or a user whom seccomp,"
+            f" AppArmor and sysctl permit user namespaces{here};"
+            " COPY, ADD and metadata need nothing; asyncbuild doctor tells more"
         )
     else:
         return

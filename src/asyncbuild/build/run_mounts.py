@@ -34,10 +34,11 @@ from asyncbuild.build.step import At
 from asyncbuild.context.as_it_is import as_it_is
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.mounts import Mount, MountType
-from asyncbuild.errors import DockerfileError, InputError
+from asyncbuild.errors import DockerfileError, InputError, IsolationError
 from asyncbuild.layers.changeset import Kind
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.rootfs import runspec
+from asyncbuild.rootfs.user_namespace import maps_owner
 
 _NO_PLACE = ("/", "/proc", "/dev", "/sys")
 
@@ -89,6 +90,7 @@ class _Gathering:
                 self._show(await self._bind(source, self._target(mount.target), mount))
             case MountType.CACHE:
                 seed = await find_mount_source(self._at, place, mount) if mount.from_ else None
+                _owner(mount)
                 self._caches.append(CacheWish(mount, self._target(mount.target), seed))
             case MountType.TMPFS:
                 target = self._target(mount.target)
@@ -175,7 +177,7 @@ class _Gathering:
         if mount.target or mount.env is None:
             target = mount.target or f"{SECRETS_DIRECTORY}/{posixpath.basename(name)}"
             mode = 0o400 if mount.mode is None else mount.mode & 0o777
-            owner = (mount.uid or 0, mount.gid or 0)
+            owner = _owner(mount)
             self._show(runspec.SecretFile(self._target(target), secret.data, mode, *owner))
 
     async def _add_agent(self, mount: Mount) -> None:
@@ -194,7 +196,7 @@ class _Gathering:
         mode = 0o600 if mount.mode is None else mount.mode
         from asyncbuild.build.ssh_agents import SocketOwner, forwarded_agent  # noqa: PLC0415 - rare
 
-        owner = SocketOwner(mode, mount.uid or 0, mount.gid or 0)
+        owner = SocketOwner(mode, *_owner(mount))
         agent = forwarded_agent(source, owner, await self._work("ssh"))
         socket = await self._stack.enter_async_context(agent)
         self._show(runspec.BindMount(socket, self._target(target)))
@@ -205,3 +207,14 @@ class _Gathering:
         path = await trio.to_thread.run_sync(store.new_work, purpose, *inside)
         self._stack.callback(store.discard, path)
         return path
+
+
+def _owner(mount: Mount) -> tuple[int, int]:
+    """Whom the mount is for. Raises `IsolationError` for an owner that a user namespace has not got."""
+    owner = (mount.uid or 0, mount.gid or 0)
+    if not maps_owner(*owner):
+        message = f"--mount=type={mount.type}: nothing can be given to {owner[0]}:{owner[1]} here"
+        raise IsolationError(
+            message, hint="this user has not got that many subordinate ids, or none"
+        )
+    return owner

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from asyncbuild.build.backends import MAKERS
@@ -75,11 +75,13 @@ def _backend(place: Place, way: Isolation, known: tuple[Isolation, ...]) -> dict
     said = {str(need): text for need, text in missing.items()}
     if way is Isolation.INPLACE and place.objection:
         said["container"] = place.objection
+    wishes = () if missing else tuple(place.wishes(way))
     return {
         "possible": way in known and not said,
         "known": way in known,
         "missing": said,
-        "better": sorted({BETTER[need] for need in missing if need in BETTER}),
+        "without": {str(wish): text for wish, text in place.wishes(way).items()},
+        "better": sorted({BETTER[need] for need in (*missing, *wishes) if need in BETTER}),
     }
 
 
@@ -95,14 +97,7 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     yield f"RUN is executed with: {found['auto']}"
     yield ""
     for name, backend in found["backends"].items():
-        if backend["possible"]:
-            asked = ", if asked for: it replaces everything in /" if name == _ASKED_FOR else ""
-            yield f"  {name:<9} possible{asked}"
-            continue
-        said = [f"{need}: {text}" for need, text in backend["missing"].items()]
-        yield f"  {name:<9} not possible: {'; '.join(said) or 'not in this version'}"
-        for text in backend["better"]:
-            yield f"            it needs {text}"
+        yield from _way_text(name, backend)
     yield ""
     admin = "with" if found["sys_admin"] else "without"
     yield f"user {found['uid']}, {admin} CAP_SYS_ADMIN (capabilities {found['capabilities']})"
@@ -117,6 +112,21 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     yield f"--memory and --cpus: {found['limits'] or 'possible'}"
     for name, refused in found["abilities"].items():
         yield f"  {name:<18} {'yes' if refused is None else 'no: ' + refused}"
+
+
+def _way_text(name: str, backend: Mapping[str, Any]) -> Iterator[str]:
+    """One way: possible, with what it goes without; or what stands in its way. Then what would help."""
+    if backend["possible"]:
+        said = "; ".join(backend["without"].values())
+        asked = ", if asked for: it replaces everything in /" if name == _ASKED_FOR else ""
+        yield f"  {name:<9} possible{asked}{said and ', but: '}{said}"
+        verb = "it would be better with"
+    else:
+        refusals = [f"{need}: {text}" for need, text in backend["missing"].items()]
+        yield f"  {name:<9} not possible: {'; '.join(refusals) or 'not in this version'}"
+        verb = "it needs"
+    for text in backend["better"]:
+        yield f"            {verb} {text}"
 
 
 def _yes(value: object) -> str:

@@ -117,18 +117,35 @@ class Group:
 
 
 def _unified(proc: Path, controllers: set[str]) -> dict[str, Path]:
-    """The builder's own group in version 2, if it can give these controllers to a group below it."""
+    """The builder's own group in version 2, or the one above it, if a group below can have them.
+
+    A group with processes in it, as the builder's own is, gives none (but the root): where systemd has
+    handed a part of the hierarchy to its user, the group above does.
+    """
     for top, place, names in _hierarchies(proc):
         if not names:
             parent = _join(top, place)
-            available = set((parent / "cgroup.controllers").read_text().split())
-            if not controllers <= available:
+            if not controllers <= _words(parent / "cgroup.controllers"):
                 return {}
-            enabled = set((parent / "cgroup.subtree_control").read_text().split())
+            enabled = _words(parent / "cgroup.subtree_control")
+            if not controllers <= enabled and _can_take(parent.parent, top, controllers):
+                parent, enabled = parent.parent, controllers
             for name in sorted(controllers - enabled):
                 (parent / "cgroup.subtree_control").write_text(f"+{name}")
             return dict.fromkeys(sorted(controllers), parent)
     return {}
+
+
+def _can_take(group: Path, top: Path, controllers: set[str]) -> bool:
+    """Whether ``group`` is of the hierarchy, may be written to, and gives the controllers already."""
+    given = group / "cgroup.subtree_control"
+    if not group.is_relative_to(top) or not os.access(group, os.W_OK) or not given.exists():
+        return False
+    return controllers <= _words(given)
+
+
+def _words(path: Path) -> set[str]:
+    return set(path.read_text().split())
 
 
 def _separate(proc: Path, controllers: set[str]) -> dict[str, Path]:

@@ -43,6 +43,7 @@ class Ability(StrEnum):
     USER_NAMESPACE = "user-namespace"
     USER_OVERLAY = "user-overlay"
     USER_PROC = "user-proc"
+    SUBORDINATE_IDS = "subordinate-ids"
     CHROOT = "chroot"
     DEVICES = "devices"
     OWNERS = "owners"
@@ -52,12 +53,23 @@ class Ability(StrEnum):
 
 NEEDS: Mapping[Isolation, tuple[Ability, ...]] = {
     Isolation.OVERLAY: (Ability.OVERLAY, Ability.PID_NAMESPACE, Ability.OWNERS),
-    Isolation.ROOTLESS: (Ability.USER_NAMESPACE, Ability.USER_OVERLAY),
+    Isolation.ROOTLESS: (Ability.USER_NAMESPACE, Ability.USER_OVERLAY, Ability.USER_PROC),
     Isolation.CHROOT: (Ability.CHROOT, Ability.OWNERS),
     Isolation.INPLACE: (Ability.OWN_ROOT, Ability.OWNERS),
     Isolation.NONE: (),
 }
 """What each way cannot do without."""
+
+WISHES: Mapping[Isolation, Mapping[Ability, str]] = {
+    Isolation.ROOTLESS: {
+        Ability.SUBORDINATE_IDS: "a single id: RUN knows root alone, and cannot give files to others"
+    },
+    Isolation.CHROOT: {
+        Ability.DEVICES: "/dev/null is an empty file in RUN",
+        Ability.NETWORK_NAMESPACE: "--network=none is refused",
+    },
+}
+"""What each way goes without, and how that is felt."""
 
 BETTER: Mapping[Ability, str] = {
     Ability.OVERLAY: "CAP_SYS_ADMIN, and a store on a file system that overlayfs can write to (no overlay)",
@@ -65,7 +77,12 @@ BETTER: Mapping[Ability, str] = {
     Ability.USER_NAMESPACE: "a kernel, a seccomp profile and an AppArmor profile that let this user unshare"
     " user namespaces",
     Ability.USER_OVERLAY: "Linux 5.11 or later, and a store on a file system with user extended attributes",
+    Ability.USER_PROC: "a /proc that nothing covers (procMount: Unmasked in Kubernetes)",
+    Ability.SUBORDINATE_IDS: "lines for this user in /etc/subuid and /etc/subgid, and newuidmap and"
+    " newgidmap (Debian package uidmap) with their set-user-id bits in effect",
     Ability.CHROOT: "root with CAP_SYS_CHROOT",
+    Ability.DEVICES: "CAP_MKNOD, and a store on a file system that is not mounted nodev",
+    Ability.NETWORK_NAMESPACE: "CAP_SYS_ADMIN",
     Ability.OWNERS: "root with CAP_CHOWN, CAP_SETUID and CAP_SETGID",
     Ability.OWN_ROOT: "a root file system that can be written to",
 }
@@ -128,6 +145,11 @@ class Place:
             if need not in self.able
         }
 
+    def wishes(self, isolation: Isolation) -> dict[Ability, str]:
+        """What this way goes without here, and how that is felt."""
+        wishes = WISHES.get(isolation, {})
+        return {wish: text for wish, text in wishes.items() if wish in self.refused}
+
 
 _AUTOMATIC = (Isolation.OVERLAY, Isolation.ROOTLESS, Isolation.CHROOT)
 """What AUTO may take. Never INPLACE: it writes over the machine, and so must be asked for."""
@@ -170,6 +192,16 @@ def no_way(place: Place) -> IsolationError:
     if place.permits(Isolation.INPLACE) and not place.objection:
         hint = f"--isolation inplace can: it replaces everything in this container's /; {hint}"
     return IsolationError(f"RUN cannot be executed here: no {', no '.join(said)}", hint=hint)
+
+
+def namespace_obstacles() -> tuple[str, ...]:
+    """What may forbid this user a namespace, as far as the system shows it: a filter, and settings."""
+    found = _sysctls()
+    forbidding = {SYSCTLS[0]: "0", SYSCTLS[1]: "1", SYSCTLS[2]: "0"}
+    names = {name.replace("/", "."): value for name, value in forbidding.items()}
+    said = [f"{name} = {value}" for name, value in names.items() if found.get(name) == value]
+    filtered = _status().get("Seccomp") == "2"
+    return (*said, *(["a seccomp filter is in effect"] if filtered else []))
 
 
 def probe(directory: Path, only: Iterable[Ability] = ()) -> Place:

@@ -128,6 +128,20 @@ def _errno_of_proc(place: str) -> int:
     return 0
 
 
+def _subordinate_ids(_place: str) -> None:
+    """A namespace with further ids: newuidmap and newgidmap do what /etc/subuid and /etc/subgid say."""
+    from asyncbuild.rootfs.subordinates import find_subordinates  # noqa: PLC0415 - takes its time
+    from asyncbuild.rootfs.user_namespace import enter  # noqa: PLC0415
+
+    ids = find_subordinates()
+    if not (ids.users and ids.groups):
+        raise OSError(0, "no line in /etc/subuid or /etc/subgid")
+    if not ids:
+        raise OSError(0, "no newuidmap, or no newgidmap")
+    if not enter(ids):
+        raise OSError(0, "newuidmap or newgidmap refused")
+
+
 def _chroot(place: str) -> None:
     os.chroot(place)
     os.chdir("/")
@@ -167,6 +181,7 @@ ATTEMPTS = {
     "user-namespace": _user_namespace,
     "user-overlay": _user_overlay,
     "user-proc": _user_proc,
+    "subordinate-ids": _subordinate_ids,
     "chroot": _chroot,
     "devices": _devices,
     "owners": _owners,

@@ -25,11 +25,29 @@ def maps_one_id(maps: Iterable[str] = _MAPS) -> bool:
     return any(_count(Path(path)) == 1 for path in maps)
 
 
+def maps_owner(user: int, group: int, maps: Iterable[str] = _MAPS) -> bool:
+    """Whether this process's user namespace has both: else nothing can be given to them."""
+    wanted = zip((user, group), maps, strict=True)
+    return all(_has(Path(path), number) for number, path in wanted)
+
+
 def _count(path: Path) -> int:
+    return sum(count for _, count in _ranges(path))
+
+
+def _has(path: Path, number: int) -> bool:
+    """Where /proc says nothing the system's own answer will do."""
+    ranges = _ranges(path)
+    return not ranges or any(first <= number < first + count for first, count in ranges)
+
+
+def _ranges(path: Path) -> list[tuple[int, int]]:
+    """The ids inside: the first of each range, and how many there are."""
     try:
-        return sum(int(line.split()[2]) for line in path.read_text().splitlines())
+        lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:
-        return 0
+        return []
+    return [(int(first), int(count)) for first, _, count in lines]
 
 
 def enter(ids: Subordinates) -> bool:
