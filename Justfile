@@ -47,6 +47,10 @@ fuzz target="dockerfile" seconds="60": setup
 soak *arguments: setup
     scripts/soak {{arguments}}
 
+# every operation by every kind of its requests by every fault, against docker-registry (minutes)
+real-faults *arguments: setup
+    scripts/real-faults {{arguments}}
+
 # the tool's own image, built by itself, and the examples by that image (minutes)
 own-image:
     scripts/own-image

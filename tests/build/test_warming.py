@@ -21,7 +21,7 @@ import trio
 from asyncbuild.build.warming import WarmedImage, Warming, warm_images
 from asyncbuild.cache.images import FETCHED, REF_NAME, ImageDirectory
 from asyncbuild.cli import main
-from asyncbuild.errors import ImageNotFound, StoreError
+from asyncbuild.errors import ImageNotFound, IntegrityError, StoreError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Index, parse_manifest
 from asyncbuild.image.platform import Platform
@@ -29,6 +29,7 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest
+from asyncbuild.testing.faults import Action, Corrupt, Respond, Rule, Shorten
 from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.testing.registry_transport import DoubleTransport
 from support.builds import AMD64, HOST, GatedDouble, Recorder, World, add_image, requests_of
@@ -197,6 +198,21 @@ def test_damage(world: World, warmed: Path, what: str, how: str) -> None:
     assert f"cache directory {warmed}: " in warnings or how == "gone"
     shutil.rmtree(world.store)
     assert found == build(world, READS, world.context / "nowhere", use_cache=False)[0]
+
+
+@pytest.mark.parametrize("action", [Corrupt(50), Shorten(50), Respond(200, b"<html>")], ids=str)
+def test_damage_on_the_way(world: World, shm_path: Path, action: Action) -> None:
+    """A blob that comes damaged is fetched once more, with a line that says so; twice is an error."""
+    folder, recorder = shm_path / "warm", Recorder()
+    world.double.faults.add(Rule(action, "GET", "/blobs/"))
+    (image,) = warm(world.double, folder, "base/one", recorder=recorder)
+    assert str(image.digest) == str(Digest.of(ONE.manifest()))
+    assert "fetching it once more" in "\n".join(item.text for item in recorder.of(WarningRaised))
+    assert list((folder / "tmp").iterdir()) == []
+    world.double.faults.add(Rule(action, "GET", "/blobs/", times=None))
+    with pytest.raises(IntegrityError):
+        warm(world.double, shm_path / "other", "base/one")
+    assert list((shm_path / "other/tmp").iterdir()) == []
 
 
 def test_renamed_entries(world: World, warmed: Path) -> None:

@@ -147,6 +147,7 @@ def test_refused_joined_scopes_are_asked_alone() -> None:
         ([TokenAnswer(401, b'{"details":"incorrect username or password"}')], NotAuthorized),
         ([TokenAnswer(500)], RegistryUnavailable),
         ([TokenAnswer(429)], RateLimited),
+        ([TokenAnswer(404)], RemoteProtocolError),  # no image is missing: the service is
         ([TokenAnswer(200, b"not JSON")], RemoteProtocolError),
         ([TokenAnswer(200, b"[]")], RemoteProtocolError),
         ([TokenAnswer(200, b'{"token":""}')], RemoteProtocolError),

@@ -209,3 +209,15 @@ def test_put_manifest_is_tried_again() -> None:
     double.faults.add(Rule(Respond(500), times=2))
     push(double, "latest", image)
     assert [entry.status for entry in double.log] == [500, 500, 201]
+
+
+def test_a_host_that_is_no_registry() -> None:
+    """It has no API: no image is missing there."""
+    double = RegistryDouble()
+    double.faults.add(Rule(Respond(404), "GET", "^/v2/$"))
+
+    async def use(client: RegistryClient) -> None:
+        await client.check_access()
+
+    with pytest.raises(RemoteProtocolError, match="is no registry"):
+        with_client(double, use)

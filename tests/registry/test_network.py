@@ -5,19 +5,25 @@ from __future__ import annotations
 import random
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
+import httpcore
 import pytest
 import trio
 import trio.testing
 
 from asyncbuild.errors import RegistryUnavailable, UsageError
 from asyncbuild.image.manifest import Descriptor
-from asyncbuild.registry.client import RegistryClient
+from asyncbuild.registry.client import Fetched, RegistryClient
 from asyncbuild.registry.hosts import HostSettings
+from asyncbuild.registry.network import SocketBackend
+from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
+from asyncbuild.registry.tls import Trust, TrustSettings
 from asyncbuild.registry.transport import Timeouts
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.registry.wire import ExchangeRecord, NoAnswer
@@ -158,6 +164,60 @@ def test_scheme_is_found_out_once(tls: Tls) -> None:
 
     over_sockets(double, use)
     over_sockets(double, use, tls=tls, host=trusting(tls))
+
+
+def test_a_handshake_that_breaks_is_no_answer(tls: Tls) -> None:
+    """A registry on this machine whose authority was named speaks TLS, also if it resets a connection."""
+    double = RegistryDouble()
+    image = double.add_image("a", "latest")
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+
+            def reset_one() -> None:
+                server.accept()[0].close()
+
+            settings = RegistrySettings(
+                hosts={f"127.0.0.1:{port}": trusting(tls)}, policy=RetryPolicy(base=0.2)
+            )
+            async with Registries(settings) as registries, trio.open_nursery() as nursery:
+                client = registries.client(f"127.0.0.1:{port}")
+                found: list[Fetched] = []
+                done = trio.Event()
+
+                async def ask() -> None:
+                    found.append(await client.get_manifest("a", "latest"))
+                    done.set()
+
+                nursery.start_soon(ask)
+                await trio.to_thread.run_sync(reset_one)
+                server.close()
+                async with serving(double, tls=server_context(tls), port=port):
+                    await done.wait()
+        assert found[0].digest == image.digest
+
+    trio.run(main)
+
+
+def test_a_connection_that_is_gone_when_it_is_looked_at() -> None:
+    """A server that resets at once leaves a socket without another side: no answer, and no traceback."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            opened = await trio.open_tcp_stream(*server.getsockname())
+            other, _ = server.accept()
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            other.close()
+            await trio.lowlevel.wait_readable(opened.socket)
+            with suppress(OSError):
+                opened.socket._sock.recv(1)  # type: ignore[attr-defined]
+            backend = SocketBackend(Trust(TrustSettings()))
+            with pytest.raises(httpcore.ConnectError):
+                await backend._check_reach("localhost", opened, Guard("registry.example"))
+            assert opened.socket.fileno() == -1
+
+    trio.run(main)
 
 
 def test_certificate_that_is_not_trusted(tls: Tls) -> None:

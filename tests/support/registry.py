@@ -64,6 +64,25 @@ class Tls:
     ca_file: Path
 
 
+@dataclass(frozen=True, slots=True)
+class TokenAuth:
+    """Tokens (``auth: token``): where they are had, who issues them for whom, whose signature is good."""
+
+    realm: str
+    service: str
+    issuer: str
+    certificates: Path
+
+    def configuration(self) -> dict[str, str]:
+        """As docker-registry's file has it."""
+        return {
+            "realm": self.realm,
+            "service": self.service,
+            "issuer": self.issuer,
+            "rootcertbundle": str(self.certificates),
+        }
+
+
 class DockerRegistry:
     """A running registry: where it listens, what it was asked, and a small HTTP client to fill it."""
 
@@ -213,13 +232,20 @@ def _go_duration(text: str) -> float:
 
 @contextlib.contextmanager
 def running_registry(
-    directory: Path, *, login: Login | None = None, tls: Tls | None = None
+    directory: Path,
+    *,
+    login: Login | None = None,
+    tls: Tls | None = None,
+    tokens: TokenAuth | None = None,
 ) -> Iterator[DockerRegistry]:
     """Run a registry that keeps everything below ``directory`` (made if missing) until the block ends."""
     directory.mkdir(parents=True, exist_ok=True)
     host = f"127.0.0.1:{_free_port()}"
     config = directory / "config.json"
-    config.write_text(json.dumps(_configuration(host, directory, login, tls)))
+    configuration = _configuration(host, directory, login, tls)
+    if tokens is not None:
+        configuration["auth"] = {"token": tokens.configuration()}
+    config.write_text(json.dumps(configuration))
     log = directory / "log"
     command = ["setpriv", "--pdeathsig", "KILL", "--", "docker-registry", "serve", str(config)]
     with log.open("wb") as output:
@@ -299,6 +325,15 @@ def make_tls(directory: Path, names: tuple[str, ...] = ("localhost",)) -> Tls:
     made = ["-extfile", str(extensions), "-in", str(request), "-out", str(certificate)]
     _openssl("x509", "-req", *signing, *made)
     return Tls(certificate, key, ca)
+
+
+def make_signer(directory: Path) -> tuple[Path, Path]:
+    """An RSA key and a certificate of it, signed by itself."""
+    directory.mkdir(parents=True, exist_ok=True)
+    key, certificate = directory / "signer.key", directory / "signer.crt"
+    signed = ["-x509", "-days", "2", "-subj", "/CN=asyncbuild tests' tokens", "-nodes"]
+    _openssl("req", "-newkey", "rsa:2048", *signed, "-keyout", str(key), "-out", str(certificate))
+    return key, certificate
 
 
 def _openssl(*arguments: str) -> None:

@@ -27,7 +27,15 @@ from asyncbuild.report.events import (
     TransferOutcome,
     WarningRaised,
 )
-from asyncbuild.testing.faults import Corrupt, Drop, DropUpload, Respond, Rule, WithHeaders
+from asyncbuild.testing.faults import (
+    Corrupt,
+    Drop,
+    DropUpload,
+    Respond,
+    Rule,
+    Shorten,
+    WithHeaders,
+)
 from asyncbuild.testing.quirks import Quirks
 from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.transfer.copying import Copier, as_fetched, choose_platforms
@@ -200,6 +208,12 @@ def test_foreign_layers_stay_where_they_are() -> None:
 BROKEN = {
     "the download breaks off once": ("source", Rule(Drop(1 << 20), "GET", "/blobs/")),
     "the download is refused once": ("source", Rule(Respond(503), "GET", "/blobs/")),
+    "a blob comes damaged once": ("source", Rule(Corrupt(5), "GET", "/blobs/")),
+    "a blob comes too short once": ("source", Rule(Shorten(5), "GET", "/blobs/")),
+    "a page comes instead of a blob once": (
+        "source",
+        Rule(Respond(200, b"<html>"), "GET", "/blobs/"),
+    ),
     "the upload breaks off once": ("target", Rule(DropUpload(1 << 20), "PUT", "/uploads/")),
     "the upload fails once": ("target", Rule(Respond(500), "PUT", "/uploads/")),
     "a session is refused once": ("target", Rule(Respond(502), "POST")),

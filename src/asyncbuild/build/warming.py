@@ -23,6 +23,7 @@ from asyncbuild.cache.images import DamagedEntry, ImageDirectory, Reservation
 from asyncbuild.errors import (
     AsyncbuildError,
     ImageNotFound,
+    IntegrityError,
     NotSigned,
     RemoteProtocolError,
     StoreError,
@@ -207,7 +208,7 @@ class _Warmer:
                     continue
                 try:
                     if not await self._is_here(blob):  # the other one may just have done it
-                        await self._fetch(client, repository, blob, reserved)
+                        await self._fetch_twice(client, repository, blob, reserved)
                         self._brought.add(blob.digest)
                 finally:
                     reserved.release()
@@ -216,6 +217,16 @@ class _Warmer:
         if self._force and blob.digest not in self._brought:
             return False
         return await trio.to_thread.run_sync(self._place.has, blob)
+
+    async def _fetch_twice(
+        self, client: RegistryClient, repository: str, blob: Descriptor, reserved: Reservation
+    ) -> None:
+        """A blob that comes damaged, or of another size, may come whole the second time."""
+        try:
+            await self._fetch(client, repository, blob, reserved)
+        except IntegrityError as error:
+            self._reporter.emit(WarningRaised(f"{error.message}; fetching it once more"))
+            await self._fetch(client, repository, blob, reserved)
 
     async def _fetch(
         self, client: RegistryClient, repository: str, blob: Descriptor, reserved: Reservation

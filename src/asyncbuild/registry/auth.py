@@ -261,6 +261,10 @@ def _refusal(
 ) -> RegistryError:
     words = read_words(answer.body)
     exchange = Exchange(request.method, redact(request.url), answer.status, words.text)
+    if answer.status == 404:  # of the service, not of an image
+        return RemoteProtocolError(
+            f"{wish.registry} names a token service that is not there", exchange=exchange
+        )
     if answer.status not in _REFUSALS:
         return failure(f"no token for {wish.registry}", exchange, words)
     wants = ", ".join(sorted(scope.text for scope in wish.needed)) or "access"

@@ -332,9 +332,13 @@ class RegistryClient:
     async def check_access(self) -> None:
         """Ask the registry for nothing but an answer (GET of the API's root): whether a login is good."""
         way = self._ways.push("")
-        answer = await way.caller.open(
-            Call("GET", f"{API_ROOT}/", f"use {self.registry}", frozenset(), frozenset({200}))
-        )
+        call = Call("GET", f"{API_ROOT}/", f"use {self.registry}", frozenset(), frozenset({200}))
+        try:
+            answer = await way.caller.open(call)
+        except ImageNotFound as error:
+            raise RemoteProtocolError(
+                f"{self.registry} is no registry: it has no {API_ROOT}/", exchange=error.exchange
+            ) from None
         await answer.discard()
 
 

@@ -138,6 +138,7 @@ class SocketStream(httpcore.AsyncNetworkStream):
             with _mapped(httpcore.ConnectError, httpcore.ConnectTimeout):
                 context = await self._trust.context()
                 self._check_open()
+                self._socket.getpeername()  # of one that was reset, ssl would lose the descriptor
                 self._socket = context.wrap_socket(
                     self._socket, server_hostname=server_hostname, do_handshake_on_connect=False
                 )
@@ -321,10 +322,7 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError(_first_reason(error)) from None
         self.connections += 1
         if self._proxy is None and self._guard is not None:
-            reached = opened.socket.getpeername()[0]
-            if self._guard.refuses(host, reached):
-                await trio.aclose_forcefully(opened)
-                raise AddressRefused(f"{host} is {reached}, inside this network")
+            await self._check_reach(host, opened, self._guard)
         sock = socket.socket(fileno=opened.socket.detach())
         sock.settimeout(0)
         with contextlib.suppress(OSError):
@@ -334,6 +332,20 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         for option in socket_options:
             sock.setsockopt(*option)
         return SocketStream(sock, self._buffer, self.trust)
+
+    async def _check_reach(self, host: str, opened: trio.SocketStream, guard: Guard) -> None:
+        """Close the connection and raise if it leads where ``host`` must not lead us."""
+        error: httpcore.ConnectError
+        try:
+            reached = opened.socket.getpeername()[0]
+        except OSError as gone:  # the other side has reset it already
+            error = httpcore.ConnectError(gone.strerror or str(gone))
+        else:
+            if not guard.refuses(host, reached):
+                return
+            error = AddressRefused(f"{host} is {reached}, inside this network")
+        await trio.aclose_forcefully(opened)
+        raise error
 
     async def sleep(self, seconds: float) -> None:
         """Sleep under trio."""

@@ -25,6 +25,7 @@ from asyncbuild.registry.credentials import Keychain, NoLogins
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.limits import RateLimit
 from asyncbuild.registry.mirrors import Mirrors
+from asyncbuild.registry.pace import Pace
 from asyncbuild.registry.places import Files, Places, Route
 from asyncbuild.registry.protocol import api_host
 from asyncbuild.registry.proxies import Proxies
@@ -66,6 +67,7 @@ class RegistrySettings:
     environ: Mapping[str, str] = field(default_factory=dict)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    pace: Pace = field(default_factory=Pace)
     chance: random.Random = field(default_factory=random.Random)
     realms: Realms = field(default_factory=Realms)
     transfers: int = MAX_TRANSFERS
@@ -159,7 +161,9 @@ class Registries:
     def _make(self, registry: str, host: HostSettings) -> Host:
         settings = self.settings
         link = self._link(registry, host)
-        wire = Wire(link.transport, settings.timeouts, settings.on_request, self._user_agent)
+        wire = Wire(
+            link.transport, settings.timeouts, settings.on_request, self._user_agent, settings.pace
+        )
         patience = Patience(settings.policy, settings.chance, self._budget)
         authorizer = Authorizer(
             registry,

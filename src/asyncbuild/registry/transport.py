@@ -149,7 +149,10 @@ class SocketLink:
 def _fixed_scheme(host: str, settings: HostSettings) -> str | None:
     if settings.plain is not None:
         return "http" if settings.plain else "https"
-    return None if settings.insecure or is_loopback(host) else "https"
+    if settings.insecure:
+        return None
+    named = settings.ca_files or settings.client_certificate  # a handshake that breaks is no answer
+    return "https" if named or not is_loopback(host) else None
 
 
 class Network:

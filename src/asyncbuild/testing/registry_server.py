@@ -1,4 +1,6 @@
-"""A registry double on a loopback port: HTTP/1.1 by h11 on trio, with or without TLS."""
+"""A registry double, or what else answers like one, on a loopback port: HTTP/1.1 by h11 on trio, with or
+without TLS.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import h11
 import trio
@@ -16,6 +18,16 @@ from asyncbuild.testing.registry import RegistryDouble
 
 _READ_BYTES = 1 << 20
 _SEND_BYTES = 1 << 20
+
+
+class Answering(Protocol):
+    """What is asked, and answers: a `RegistryDouble`, a proxy before a real registry."""
+
+    def begin(self, asked: Asked) -> LoggedRequest:
+        """Write a request down; the server fills the entry in."""
+
+    async def handle(self, asked: Asked, entry: LoggedRequest) -> Answered:
+        """Answer it; raises `UploadDropped` where the connection is to be closed at once."""
 
 
 class _Gone(Exception):
@@ -32,7 +44,7 @@ async def serving(
     """
 
     async def handler(stream: trio.abc.Stream) -> None:
-        await _Connection(double, stream, "http" if tls is None else "https").serve()
+        await serve_connection(double, stream, "http" if tls is None else "https")
 
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
@@ -50,11 +62,16 @@ async def serving(
         raise
 
 
+async def serve_connection(answering: Answering, stream: trio.abc.Stream, scheme: str) -> None:
+    """Answer one client's requests until it goes, or a fault closes the connection."""
+    await _Connection(answering, stream, scheme).serve()
+
+
 class _Connection:
     """One client: requests one after another, answered by the double."""
 
-    def __init__(self, double: RegistryDouble, stream: trio.abc.Stream, scheme: str) -> None:
-        self._double = double
+    def __init__(self, answering: Answering, stream: trio.abc.Stream, scheme: str) -> None:
+        self._answering = answering
         self._stream = stream
         self._scheme = scheme
         self._h11 = h11.Connection(h11.SERVER)
@@ -78,9 +95,9 @@ class _Connection:
         body = _Body(self)
         host = headers.get("host", "")
         asked = Asked(method, self._scheme, host, target, query, headers, body)
-        entry = self._double.begin(asked)
+        entry = self._answering.begin(asked)
         try:
-            answered = await self._double.handle(asked, entry)
+            answered = await self._answering.handle(asked, entry)
             async for _ in body:
                 pass
             await self._answer(answered, entry, head=method == "HEAD")

@@ -5,6 +5,8 @@
    interrupted goes on where it was.
 2. All blobs of all platforms go side by side, each once; a manifest follows when its blobs are there, an
    index when its manifests are, the names last.
+3. A blob that comes damaged, or of another size, is fetched and sent once more: what something on the way
+   spoilt may come whole the second time.
 """
 
 from __future__ import annotations
@@ -155,11 +157,20 @@ class Copier:
         self._serial += 1
         transfer = Transfer(Direction.PUSH, "layer", self.registry, blob.digest, self._serial)
         started = trio.current_time()
-        outcome = await self._move(source, blob, transfer)
+        outcome = await self._move_twice(source, blob, transfer)
         moved = blob.size if outcome is TransferOutcome.MOVED else 0
         seconds = trio.current_time() - started
         self.reporter.emit(TransferFinished(transfer, moved, seconds, outcome))
         arrived.set()
+
+    async def _move_twice(
+        self, source: Source, blob: Descriptor, transfer: Transfer
+    ) -> TransferOutcome:
+        try:
+            return await self._move(source, blob, transfer)
+        except IntegrityError as error:
+            self.reporter.emit(WarningRaised(f"{error.message}; once more"))
+        return await self._move(source, blob, transfer)
 
     async def _move(self, source: Source, blob: Descriptor, transfer: Transfer) -> TransferOutcome:
         home = source.home(blob)
