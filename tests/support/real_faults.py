@@ -29,7 +29,7 @@ from asyncbuild.build.builder import build_image
 from asyncbuild.build.growing import GrowingBody, GrowingFile
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.request import BuildRequest, CachePlace
-from asyncbuild.build.warming import warm_images
+from asyncbuild.build.warming import Warming, warm_images
 from asyncbuild.build.workers import WorkerPool
 from asyncbuild.cli.transferring import Desk, copy_everywhere
 from asyncbuild.errors import AsyncbuildError
@@ -368,7 +368,7 @@ async def login(case: Case) -> Result:
 async def warm(case: Case) -> Result:
     """Bring a base into a directory."""
     image = (case.site.base(case.one.host, "tiny"), AMD64)
-    (found,) = await warm_images([image], case.store, case.settings, case.recorder)
+    (found,) = await warm_images(Warming([image], case.store), case.settings, case.recorder)
     return found.digest, None
 
 
