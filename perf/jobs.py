@@ -212,7 +212,7 @@ JOBS = {
             "thirty new small layers on 32 small layers, for two destinations",
             _j8,
             _small_files,
-            Work((), 600_000, 600_000, 20_000, 30),
+            Work(("small-layers",), 600_000, 600_000, 20_000, 30),
             destinations=2,
         ),
     )

@@ -10,6 +10,7 @@ import trio
 
 from asyncbuild.build.answers import StageAnswer, render_answers
 from asyncbuild.build.builder import ask_image_cache
+from asyncbuild.image.reference import Reference
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.testing.registry_transport import DoubleTransport
 from support.builds import HOST, Recorder, World, add_busybox
@@ -52,11 +53,11 @@ def test_why_a_step_misses(shm_path: Path) -> None:
 
 
 def test_nothing_is_executed_and_no_layer_fetched(shm_path: Path) -> None:
-    """Asking costs the base's manifest and configuration, and no image appears."""
+    """Asking costs the base's manifest and configuration, and no image appears, whatever is named as one."""
     world = World.below(shm_path)
     add_busybox(world.double)
     world.write({"file": "content"})
-    ask(world)
+    ask(world, destinations=(Reference.parse(f"{HOST}/out:1"),))
     assert [item.method for item in world.double.log] == ["GET", "GET"]
 
 

@@ -234,6 +234,7 @@ async def ask_image_cache(
 async def _run(session: Session) -> BuildResult:
     """The main line: everything is started, then the image is what the target's stage ends with."""
     plan = session.plan
+    session.begins()
     for planned in plan.images:
         if planned.image.reference.registry == LAYOUT_HOST:
             continue

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import trio
 
 from asyncbuild.build.archives import Gathered, unpack_archives
+from asyncbuild.build.foresight import Foreseen
+from asyncbuild.build.guess import GuessedBase
 from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.stage import Change
 from asyncbuild.build.stage_files import find_path
@@ -28,17 +31,36 @@ async def copy(at: At, instruction: ins.Copy | ins.Add) -> Change:
 
     With ``--link`` the root is not looked at: the layer is what the same step makes of scratch.
     """
-    session = at.session
-    uploads = session.open_uploads() if at.published else ()
-    linked = instruction.is_linked
-    sources = await unpack_archives(session.job, await gather(at, instruction))
-
-    def changes(view: View) -> ChangeSet:
-        return place(sources, _placement(at, instruction, view), None if linked else view)
-
-    if linked:
+    foreseen = await at.foresight.of(at.named)
+    uploads = at.session.open_uploads() if at.published and foreseen is None else ()
+    changes = foreseen.placed if foreseen else await _changes(at, instruction)
+    if instruction.is_linked:
         return with_changes(at, await trio.to_thread.run_sync(changes, View()), uploads)
     return with_changes(at, await at.guesses.look(at.state.root, changes), uploads)
+
+
+async def foresee(at: At, instruction: ins.Copy | ins.Add) -> Foreseen:
+    """What the step makes of a root that has nothing there, packed and on its way."""
+    session = at.session
+    uploads = session.open_uploads() if at.published else ()
+    placed = await _changes(at, instruction)
+    upon = View() if instruction.is_linked else View([GuessedBase()])
+    changes = await trio.to_thread.run_sync(placed, upon)
+    layer = session.packer.changes(at.named, changes)
+    if at.published:
+        session.publish(layer, uploads)
+    return Foreseen(placed, changes, layer)
+
+
+async def _changes(at: At, instruction: ins.Copy | ins.Add) -> Callable[[View], ChangeSet]:
+    """What the sources add to any root. The function blocks."""
+    sources = await unpack_archives(at.session.job, await gather(at, instruction))
+
+    def changes(view: View) -> ChangeSet:
+        below = None if instruction.is_linked else view
+        return place(sources, _placement(at, instruction, view), below)
+
+    return changes
 
 
 async def gather(at: At, instruction: ins.Copy | ins.Add) -> tuple[Gathered, ...]:

@@ -3,8 +3,9 @@
 The narrative: a stage has its outline (what every step means) before anything is executed. The cache is
 asked for all of its steps at once; the stage resumes behind the last hit, or begins with what its FROM
 gives. Each step that changes files is executed upon the root so far; what it changes becomes a layer
-while the next step already runs. When the files that a COPY --from brings are known, the cache is asked
-once more, by their content. How RUN, COPY, ADD and WORKDIR work is in `run_step` and `copy_step`.
+while the next step already runs, and that of a COPY behind a RUN is tried before (`foresight`). When the
+files that a COPY --from brings are known, the cache is asked once more, by their content. How RUN, COPY,
+ADD and WORKDIR work is in `run_step` and `copy_step`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from functools import partial
 import trio
 
 from asyncbuild.build.chain import Chain, Made
-from asyncbuild.build.copy_step import copy, make_working_directory
+from asyncbuild.build.copy_step import copy, foresee, make_working_directory
+from asyncbuild.build.foresight import Foresight, worth_trying
 from asyncbuild.build.futures import Future
 from asyncbuild.build.guess import Guesses, WrongGuess
 from asyncbuild.build.keys import content_key, keys_upon
@@ -61,10 +63,13 @@ async def _execute_outline(session: Session, outline: StageOutline, guesses: Gue
     walk = _Walk(session, outline, guesses)
     await walk.resume()
     session.tell(events.StageStarted(outline.stage.label, _base_text(outline), len(outline.steps)))
-    async with session.turn(walk.rest):
-        for step in outline.steps:
-            await walk.take(step)
-        state = await walk.finish()
+    try:
+        async with session.turn(walk.rest):
+            for step in outline.steps:
+                await walk.take(step)
+            state = await walk.finish()
+    finally:
+        walk.foresight.close()
     session.tell(events.StageFinished(outline.stage.label, trio.current_time() - started))
     return state
 
@@ -79,6 +84,7 @@ class _Walk:
         self._published = session.publishes(outline.stage.index)
         self._keys: Future[StageKeys] = session.keys(outline.stage.index)
         self._guesses = guesses
+        self.foresight = Foresight(session.job, session.withdraw)
         self._by_content: dict[int, Key | None] = {}
         self._untold: list[Chain] = []
         self._has_run = False
@@ -213,17 +219,26 @@ class _Walk:
         if _has_run(self._steps[self._cached :]):
             self._session.backends.prepare()
             self._state.root.start()
+            for step in worth_trying(self._outline, self._cached):
+                self._foresee(step)
+
+    def _foresee(self, step: OutlinedStep) -> None:
+        at = self._at(step, self._steps.index(step))
+        if at.packed and isinstance(step.instruction, ins.Copy):
+            self.foresight.begin(step.named, partial(foresee, at, step.instruction))
+
+    def _at(self, step: OutlinedStep, place: int) -> At:
+        """Where a step is executed, upon what is there now."""
+        state = replace(self._state, image=step.image, scope=step.scope)
+        more_runs = _has_run(self._steps[place + 1 :])
+        surroundings = (self._session, self._outline.stage, step.step, step.named)
+        return At(*surroundings, state, self._guesses, self.foresight, more_runs)
 
     async def _execute(self, step: OutlinedStep, started: float) -> None:
         """Execute a step that changes files, and let the cache know."""
         session, here = self._session, self._done
         await session.goes_on()
-        later = self._steps[here + 1 :]
-        state = replace(self._state, image=step.image, scope=step.scope)
-        more_runs = _has_run(later)
-        at = At(
-            session, self._outline.stage, step.step, step.named, state, self._guesses, more_runs
-        )
+        at = self._at(step, here)
         try:
             if isinstance(step.instruction, ins.Run):
                 await self._check_guesses()

@@ -100,6 +100,7 @@ class Destination:
         self._client = job.registries.client(self.registry)
         self._primary = primary
         self._arrivals: dict[Digest | NewLayer, Promise[None]] = {}
+        self._sending: dict[Digest | NewLayer, trio.CancelScope] = {}
         self._sessions: list[Future[UploadSession]] = []
         self._serial = 0
         self._client.expect(self.repository, "pull", "push")
@@ -118,7 +119,13 @@ class Destination:
         if name in self._arrivals:
             return
         arrived = self._arrivals[name] = self._job.ledger.promise(f"{self.repository}: {layer}")
-        self._job.nursery.start_soon(self._send, layer, session, arrived)
+        scope = self._sending[name] = trio.CancelScope()
+        self._job.nursery.start_soon(self._send, layer, session, arrived, scope)
+
+    def withdraw(self, layer: NewLayer) -> None:
+        """Stop sending a layer that was sent here and is in no image; nobody may wait for it."""
+        if self._arrivals.pop(layer, None) is not None:
+            self._sending.pop(layer).cancel()
 
     async def finish(
         self,
@@ -217,6 +224,16 @@ class Destination:
             raise failed from error
 
     async def _send(
+        self,
+        layer: ImageLayer,
+        session: Future[UploadSession] | None,
+        arrived: Promise[None],
+        scope: trio.CancelScope,
+    ) -> None:
+        with scope:
+            await self._bring(layer, session, arrived)
+
+    async def _bring(
         self, layer: ImageLayer, session: Future[UploadSession] | None, arrived: Promise[None]
     ) -> None:
         try:

@@ -23,7 +23,7 @@ from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
 from asyncbuild.build.kept_mounts import KeptMounts
-from asyncbuild.build.layers import BaseLayer, ImageLayer
+from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
 from asyncbuild.build.listings import Listings
 from asyncbuild.build.outline import OutlinedStep, StageOutline, listed_steps
 from asyncbuild.build.packing import Packer
@@ -90,7 +90,7 @@ class Session:
             gate=request.gate,
             verification=request.verification,
         )
-        resolver.on_manifest = self._begin_early
+        self._resolver = resolver
         self.supply = Supply(job, resolver=resolver, keep_blobs=keep, warmed=warmed)
         newest = request.created if request.clamp_times else None
         trim = Trim.of(request.ignored_paths, newest)
@@ -313,6 +313,15 @@ class Session:
         waiting = uploads or (None,) * len(self.destinations)
         for destination, upload in zip(self.destinations, waiting, strict=True):
             destination.send(layer, upload)
+
+    def withdraw(self, layer: NewLayer) -> None:
+        """Send ``layer`` no further: it is in no image after all."""
+        for destination in self.destinations:
+            destination.withdraw(layer)
+
+    def begins(self) -> None:
+        """It is a build: what comes of an image is fetched and sent on before it is asked for."""
+        self._resolver.on_manifest = self._begin_early
 
     def _begin_early(self, reference: Reference, platform: Platform, manifest: Manifest) -> None:
         """What an image's layers are for is in the plan: begin before its configuration has come."""

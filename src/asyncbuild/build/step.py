@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from asyncbuild.build.foresight import Foresight
 from asyncbuild.build.guess import Guesses
 from asyncbuild.build.root import Addition
 from asyncbuild.build.session import Session, UploadSessions
@@ -25,6 +26,7 @@ class At:
     named: events.Step
     state: StageState
     guesses: Guesses
+    foresight: Foresight
     more_runs: bool = False
 
     @property
@@ -52,9 +54,11 @@ def with_changes(at: At, changes: ChangeSet, uploads: UploadSessions) -> Change:
         root = root.with_addition(Addition(ChangeSetTree(changes), written.directory))
         if at.more_runs:
             written.directory()  # a RUN will need it: it is written while the base is on its way
-    layer = session.packer.changes(at.named, changes) if at.packed else None
-    if layer is not None and at.published:
-        session.publish(layer, uploads)
+    layer = at.foresight.used(at.named, changes)
+    if layer is None and at.packed:
+        layer = session.packer.changes(at.named, changes)
+        if at.published:
+            session.publish(layer, uploads)
     return Change(root, layer, written.work, changes)
 
 

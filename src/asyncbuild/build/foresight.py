@@ -1,0 +1,128 @@
+"""Foresight: a COPY of the context behind a RUN is packed and sent before it is its turn.
+
+What such a COPY makes seldom depends on what the RUN before it did: it fills a directory of its own. So
+when a stage begins, what each of them would make upon a base with nothing there is found, packed and
+sent, while the base and the RUNs are still on their way. When it is its turn the step looks at the real
+root as ever; if the same change set comes out, its layer is there already, else that layer is withdrawn.
+Nothing is assumed, only tried: the price of an error is an upload in vain. Where one is likely nothing is
+tried: where a base may have the directory, or a step before names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from asyncbuild.build.futures import Future
+from asyncbuild.build.guess import COMMON, Unknown
+from asyncbuild.build.job import Job
+from asyncbuild.build.layers import NewLayer
+from asyncbuild.build.outline import OutlinedStep, StageOutline
+from asyncbuild.dockerfile import instructions as ins
+from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
+from asyncbuild.errors import AsyncbuildError
+from asyncbuild.layers.changeset import ChangeSet
+from asyncbuild.report import events
+from asyncbuild.rootfs.view import View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Foreseen:
+    """What a step puts into any root (``placed`` blocks), what that was upon an empty one, and the layer
+    of this.
+    """
+
+    placed: Callable[[View], ChangeSet]
+    changes: ChangeSet
+    layer: NewLayer
+
+
+class Foresight:
+    """What is tried for the steps of one execution of a stage; ``withdraw`` takes a layer back."""
+
+    def __init__(self, job: Job, withdraw: Callable[[NewLayer], None]) -> None:
+        self._job = job
+        self._withdraw = withdraw
+        self._tried: dict[events.Step, Future[Foreseen | None]] = {}
+        self._closed = False
+
+    def begin(self, step: events.Step, work: Callable[[], Awaitable[Foreseen]]) -> None:
+        """Try a step. Its errors are told when it is its turn."""
+        self._tried[step] = self._job.ledger.spawn(
+            self._job.nursery, f"{step.label} ahead", self._try, work
+        )
+
+    async def _try(self, work: Callable[[], Awaitable[Foreseen]]) -> Foreseen | None:
+        with suppress(AsyncbuildError, Unknown):
+            found = await work()
+            if self._closed:
+                self._withdraw(found.layer)
+            return found
+        return None
+
+    async def of(self, step: events.Step) -> Foreseen | None:
+        """What was tried for the step whose turn it is; None if nothing was."""
+        tried = self._tried.get(step)
+        return None if tried is None else await tried.wait()
+
+    def used(self, step: events.Step, changes: ChangeSet) -> NewLayer | None:
+        """The layer of a step that turned out to make ``changes``, if it was foreseen so."""
+        tried = self._tried.get(step)
+        found = None if tried is None else tried.value_nowait()
+        if found is None or found.changes != changes:
+            return None
+        del self._tried[step]
+        return found.layer
+
+    def close(self) -> None:
+        """Take back what no step used."""
+        for tried in self._tried.values():
+            if tried.done and not tried.failed and (found := tried.value_nowait()) is not None:
+                self._withdraw(found.layer)
+        self._closed = True
+
+
+def worth_trying(outline: StageOutline, done: int) -> Iterator[OutlinedStep]:
+    """The steps behind a RUN that can be tried; the first ``done`` that change files are not executed."""
+    named = [_first_name(step.image.working_dir) for step in _steps_below(outline)]
+    named += [text for step in _steps_below(outline) for text in _texts(step)]
+    behind_run = False
+    for place, step in enumerate(outline.file_steps):
+        match step.instruction:
+            case ins.Run():
+                behind_run = behind_run or place >= done
+            case ins.Copy() as copy if behind_run and step.step.source is None:
+                name = _first_name(absolute_destination(step.image.working_dir, copy.destination))
+                fresh = name and name not in COMMON and not any(name in text for text in named)
+                if copy.is_linked or fresh:
+                    yield step
+        named += _texts(step)
+
+
+def _steps_below(outline: StageOutline) -> Iterator[OutlinedStep]:
+    """The steps of the stages that this one is FROM, and its own first one for the base's WORKDIR."""
+    yield from outline.steps[:1]
+    below = outline.base
+    while isinstance(below, StageOutline):
+        yield from below.steps
+        below = below.base
+
+
+def _texts(step: OutlinedStep) -> list[str]:
+    """Where a step says which directories it touches."""
+    match step.instruction:
+        case ins.Run() as run:
+            mounts = [str(mount) for mount in run.mounts]
+            scripts = [heredoc.content for heredoc in run.heredocs]
+            return [*run.command, *scripts, *mounts, _first_name(step.image.working_dir)]
+        case ins.Copy() | ins.Add() as copy:
+            return [_first_name(absolute_destination(step.image.working_dir, copy.destination))]
+        case ins.Workdir() as workdir:
+            return [_first_name(absolute_workdir(step.image.working_dir, workdir.path))]
+        case _:
+            return []
+
+
+def _first_name(path: str) -> str:
+    return path.strip("/").partition("/")[0]
