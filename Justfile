@@ -39,6 +39,11 @@ differential *arguments:
 pod-cases *arguments: setup
     ASYNCBUILD_CASES_IN=pod .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
 
+# every case as an ordinary user, with subordinate ids and without: minutes
+rootless-cases *arguments: setup
+    ASYNCBUILD_CASES_IN=rootless .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
+    ASYNCBUILD_CASES_IN=single .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
+
 # fuzz a target (dockerfile, tar, json, reference, headers, ignore) for some seconds: just fuzz json 600
 fuzz target="dockerfile" seconds="60": setup
     scripts/fuzz {{target}} {{seconds}}

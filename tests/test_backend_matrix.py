@@ -1,7 +1,12 @@
-"""The same Dockerfile gives the same image on every backend: outside by overlay, in a pod by what it permits."""
+"""The same Dockerfile gives the same image on every backend: root's by overlay, a pod's by what it permits, an
+ordinary user's with many ids, one, or no namespace at all.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,10 +16,12 @@ from support.own_image import OwnImage
 from support.pod import Pod
 from support.pod_profile import CAPABILITIES
 from support.registry import DockerRegistry
+from support.scratch import scratch
+from support.users import User
 
 pytestmark = pytest.mark.integration
 
-EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+ENVIRONMENT = {"SOURCE_DATE_EPOCH": "1700000000", "WORD": "hidden"}
 WAYS = ("chroot", "inplace")
 """What a pod permits; in place it need not even permit chroot."""
 WITHOUT_CHROOT = tuple(name for name in CAPABILITIES if name != "CAP_SYS_CHROOT")
@@ -67,28 +74,118 @@ CMD ["-c", "true"]
 """.replace("https-not.txt ", "")
 
 
+ONE_ID = (
+    EVERYTHING.replace(" && chown 1000:50 /made/deep", "")
+    .replace("USER app:extra\n", "")
+    .replace('RUN test "$(id -u) $(id -g)" = "1000 60" && touch', "RUN touch")
+)
+"""The same for who is nobody but root: files are given to others by COPY and ADD alone."""
+NO_RUN = """\
+ARG BASE
+FROM $BASE AS made
+WORKDIR /made/deep
+COPY --chown=app:staff --chmod=4751 tree/ ./
+FROM $BASE AS other
+COPY --link --chown=7:8 file /added/
+ADD --chmod=600 script.sh tree /added/
+FROM $BASE
+LABEL of=everything
+WORKDIR /app
+COPY --from=made --chown=1000:50 /made /made
+COPY --from=other /added /etc/group /from/other/
+USER app:extra
+VOLUME /data
+CMD ["-c", "true"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Yard:
+    """Where the matrix builds: what root's overlay gave for each Dockerfile is built once."""
+
+    directory: Path
+    registry: DockerRegistry
+    base: str
+    known: dict[str, bytes] = field(default_factory=dict)
+
+    def words(self, name: str) -> list[str]:
+        """A build whose image depends on nothing but its inputs: no file is younger than the epoch."""
+        words = ["-d", f"{self.registry.host}/matrix/{name}:1", "--build-arg", f"BASE={self.base}"]
+        return [*words, "--secret", "id=word,env=WORD", "--reproducible", "--log-format=text"]
+
+    def context(self, dockerfile: str) -> Path:
+        """A context for everyone to read."""
+        path = self.directory / hashlib.sha256(dockerfile.encode()).hexdigest()[:12]
+        if not path.exists():
+            path.mkdir()
+            context(path, dockerfile, FILES)
+        return path / "context"
+
+    def by_overlay(self, dockerfile: str) -> bytes:
+        """The digest that root's overlay gives, with a store of its own."""
+        if dockerfile not in self.known:
+            where, store = self.context(dockerfile), self.directory / f"root-{len(self.known)}"
+            home = environment(**ENVIRONMENT, XDG_CACHE_HOME=str(store))
+            line = [*self.words("overlay"), "-c", str(where), "--isolation=overlay"]
+            done = asyncbuild_here("kaniko", *line, env=home)
+            assert done.returncode == 0, told(done)
+            self.known[dockerfile] = done.stdout
+        return self.known[dockerfile]
+
+
+@pytest.fixture(scope="module")
+def yard(registry: DockerRegistry, busybox_base: str) -> Iterator[Yard]:
+    """One for all ways."""
+    with scratch() as directory:
+        directory.chmod(0o755)
+        yield Yard(directory, registry, busybox_base)
+
+
+@pytest.mark.parametrize("dockerfile", [EVERYTHING, NO_RUN], ids=["everything", "no-run"])
 @pytest.mark.parametrize("way", WAYS)
-def test_every_instruction(
-    pod_image: OwnImage, registry: DockerRegistry, busybox_base: str, shm_path: Path, way: str
+def test_in_a_pod(
+    pod_image: OwnImage, yard: Yard, shm_path: Path, way: str, dockerfile: str
 ) -> None:
-    """Of all stages: what RUN, COPY, ADD, WORKDIR and metadata make has one digest."""
-    (shm_path / "workspace").mkdir()
-    where = context(shm_path / "workspace", EVERYTHING, FILES)
+    """Of all stages, some of which are built at once: RUN, COPY, ADD, WORKDIR and metadata have one digest."""
+    where = yard.context(dockerfile)
     pod = Pod(
         pod_image,
         shm_path,
-        {"/workspace": shm_path / "workspace"},
+        {"/workspace": where},
         read_only_volumes=frozenset({"/workspace"}),
         capabilities=WITHOUT_CHROOT if way == "inplace" else tuple(CAPABILITIES),
     )
-    name = f"{registry.host}/matrix/{way}:1"
-    words = ["-d", name, "--build-arg", f"BASE={busybox_base}", "--secret", "id=word,env=WORD"]
-    words += ["--reproducible", "--log-format=text"]  # no file is younger than the epoch
-    env = EPOCH | {"WORD": "hidden"}
-    home = environment(**env, XDG_CACHE_HOME=str(shm_path))
-    outside = asyncbuild_here("kaniko", *words, "-c", where, "--isolation=overlay", env=home)
-    assert outside.returncode == 0, told(outside)
-    line = ["/kaniko/executor", *words, "-c", "/workspace/context", f"--isolation={way}"]
-    inside = pod.run(*line, env=env)
+    line = ["/kaniko/executor", *yard.words(way), "-c", "/workspace", f"--isolation={way}"]
+    inside = pod.run(*line, env=ENVIRONMENT)
     assert inside.returncode == 0, told(inside)
-    assert inside.stdout == outside.stdout, told(inside)
+    assert inside.stdout == yard.by_overlay(dockerfile), told(inside)
+
+
+@pytest.mark.parametrize(
+    ("way", "dockerfile", "subordinate"),
+    [
+        pytest.param("rootless", EVERYTHING, True, id="rootless"),
+        pytest.param("rootless", ONE_ID, False, id="rootless-single-id"),
+        pytest.param("none", NO_RUN, True, id="none"),
+        pytest.param("none", NO_RUN, False, id="none-single-id"),
+    ],
+)
+def test_as_an_ordinary_user(
+    yard: Yard, shm_path: Path, way: str, dockerfile: str, *, subordinate: bool
+) -> None:
+    """The same with everything that the user can be: of many ids, of one, of no namespace."""
+    user = User.below(shm_path, subordinate=subordinate)
+    line = [*yard.words(way), "-c", str(yard.context(dockerfile))]
+    environ = ENVIRONMENT | {"ASYNCBUILD_ISOLATION": way}
+    done = user.asyncbuild("kaniko", *line, environ=environ)
+    assert done.returncode == 0, told(done)
+    assert done.stdout == yard.by_overlay(dockerfile), told(done)
+
+
+def test_root_without_run(yard: Yard, shm_path: Path) -> None:
+    """Root that asks for no isolation."""
+    home = environment(**ENVIRONMENT, XDG_CACHE_HOME=str(shm_path))
+    line = [*yard.words("none-root"), "-c", str(yard.context(NO_RUN)), "--isolation=none"]
+    done = asyncbuild_here("kaniko", *line, env=home)
+    assert done.returncode == 0, told(done)
+    assert done.stdout == yard.by_overlay(NO_RUN), told(done)

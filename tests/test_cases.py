@@ -28,36 +28,44 @@ from support.cases import (
     serve_pages,
     tree_differences,
 )
-from support.commands import asyncbuild_here, environment
+from support.commands import COMMAND, asyncbuild_here, environment
 from support.own_image import OwnImage
 from support.pod import Pod
 from support.pulled import Pulled, Tree, inspect_config, pull, read_tree, unpack
 from support.registry import DockerRegistry
 from support.sources import WebServer
+from support.users import User, give_to_user
 
 pytestmark = pytest.mark.integration
 
 CASES = [load_case(path.parent) for path in sorted(Path(__file__).parent.glob("cases/*/case.json"))]
 
 
-NEED_MORE = {
-    "mount-below-read-only": "a mount that is read-only to root",
-    "mount-bind-context": "a mount that is read-only to root",
-    "mount-bind-from-stage": "a mount that is read-only to root",
-    "mount-bind-one-foreign-owner": "a mount that is read-only to root",
-    "mount-cache-read-only": "a mount that is read-only to root",
-    "mount-secret": "a mount that is read-only to root",
-    "mount-tmpfs-size": "a tmpfs with a limit",
-    "run-furniture": "a /proc and a /sys",
-    "run-heredoc-with-mount": "a network namespace",
-    "run-network-none": "a network namespace",
-    "run-security-insecure": "CAP_SYS_ADMIN",
-    "run-security-sandbox": "a /proc",
-    "run-shm-size": "a tmpfs with a limit",
+NEED_MORE: dict[str, dict[str, str]] = {
+    "pod": {
+        "mount-below-read-only": "a mount that is read-only to root",
+        "mount-bind-context": "a mount that is read-only to root",
+        "mount-bind-from-stage": "a mount that is read-only to root",
+        "mount-bind-one-foreign-owner": "a mount that is read-only to root",
+        "mount-cache-read-only": "a mount that is read-only to root",
+        "mount-secret": "a mount that is read-only to root",
+        "mount-tmpfs-size": "a tmpfs with a limit",
+        "run-furniture": "a /proc and a /sys",
+        "run-heredoc-with-mount": "a network namespace",
+        "run-network-none": "a network namespace",
+        "run-security-insecure": "CAP_SYS_ADMIN",
+        "run-security-sandbox": "a /proc",
+        "run-shm-size": "a tmpfs with a limit",
+    },
+    "rootless": {},
+    "single": {},
 }
-"""What a pod refuses to some cases."""
-IN_POD = os.environ.get("ASYNCBUILD_CASES_IN") == "pod"
-"""Build in an ordinary pod instead, by what it permits; the judges are the same (``just pod-cases``)."""
+"""What some cases need and a place refuses."""
+WHERE = os.environ.get("ASYNCBUILD_CASES_IN", "")
+"""Where to build instead of here, by what that place permits; the judges are the same. ``pod``: an ordinary
+pod (``just pod-cases``); ``rootless``, ``single``: as an ordinary user, with subordinate ids or without
+(``just rootless-cases``).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,32 +116,50 @@ def base_of(
     return Base(pulled, read_tree(unpack(pulled, directory)))
 
 
-def build(  # noqa: PLR0917 - what is built, how, and where
+def build(
     case: Case,
     arguments: list[str],
     directory: Path,
-    reference: str,
-    store: Path,
-    pod: OwnImage | None,
+    place: Place,
+    elsewhere: OwnImage | User | None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in ``directory``; its standard output and error are kept apart."""
+    """Run the command line in ``directory``, here or ``elsewhere``; standard output and error are kept apart."""
+    store = directory / "store" if case.fresh else place.store
+    reference = f"{place.registry.host}/built/{case.name}:latest"
     words = ["build", "--tag", reference, "--store", str(store), "--progress", "plain"]
     words += ["--metadata-file", str(directory / "metadata.json"), *arguments]
     given = (directory / case.stdin).read_bytes() if case.stdin else b""
-    if pod is None:
-        done = asyncbuild_here(*words, stdin=given, env=environment(**case.environ), cwd=directory)
-    else:
+    if isinstance(elsewhere, User):
+        done = elsewhere.run(*COMMAND, *words, environ=case.environ, stdin=given, cwd=directory)
+    elif elsewhere is not None:
         store.mkdir(exist_ok=True)
-        volumes = {str(path): path for path in (directory, store)}
-        entry = pod.config["Entrypoint"]
-        done = Pod(pod, directory, volumes).run(
-            *entry, *words, stdin=given, env=case.environ, cwd=str(directory)
-        )
+        pod = Pod(elsewhere, directory, {str(path): path for path in (directory, store)})
+        line = [*elsewhere.config["Entrypoint"], *words]
+        done = pod.run(*line, stdin=given, env=case.environ, cwd=str(directory))
+    else:
+        done = asyncbuild_here(*words, stdin=given, env=environment(**case.environ), cwd=directory)
     texts = [data.decode("utf-8", "replace") for data in (done.stdout, done.stderr)]
     return subprocess.CompletedProcess(words, done.returncode, *texts)
 
 
-CHOSEN = [case for case in CASES if not (IN_POD and case.name in NEED_MORE)]
+CHOSEN = [case for case in CASES if case.name not in NEED_MORE.get(WHERE, {})]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(place: Place, request: pytest.FixtureRequest) -> OwnImage | User | None:
+    """Who builds, or what the pod's image is; None for root on this machine."""
+    if WHERE == "pod":
+        image: OwnImage = request.getfixturevalue("pod_image")
+        return image
+    if WHERE not in ("rootless", "single"):
+        return None
+    home = place.store.parent / "user"
+    home.mkdir()
+    place.store.parent.chmod(0o755)
+    user = User.below(home, subordinate=WHERE == "rootless")
+    place.store.mkdir()
+    give_to_user(place.store)
+    return user
 
 
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name)
@@ -141,8 +167,8 @@ def test_case(
     case: Case,
     place: Place,
     bases: Mapping[str, Base],
+    elsewhere: OwnImage | User | None,
     shm_path: Path,
-    request: pytest.FixtureRequest,
 ) -> None:
     """The build ends as the case says, and so do the image, its files and the requests it took."""
     registry, web = place.registry, place.web
@@ -151,14 +177,13 @@ def test_case(
     serve_pages(case, registry, web)
     context = make_context(case, registry, web, shm_path)
     base = base_of(case, registry, bases, shm_path / "base")
-    before = context_state(context)
-    mark = registry.mark()
-    reference = f"{registry.host}/built/{case.name}:latest"
     words = [*case.args, case.main or str(context)]
     arguments = [real_names(case, registry, web, word.encode()).decode() for word in words]
-    store = shm_path / "store" if case.fresh else place.store
-    pod = request.getfixturevalue("pod_image") if IN_POD else None
-    done = build(case, arguments, shm_path, reference, store, pod)
+    if isinstance(elsewhere, User):
+        give_to_user(shm_path)
+    before = context_state(context)
+    mark = registry.mark()
+    done = build(case, arguments, shm_path, place, elsewhere)
     told = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert done.returncode in case.exit, told
     assert context_state(context) == before, "the context was touched"

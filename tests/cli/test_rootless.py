@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from support.commands import asyncbuild_here, context, environment, told
 from support.registry import DockerRegistry
 from support.scratch import scratch
 from support.sources import WebServer
-from support.users import FIRST, UID, User
+from support.users import FIRST, UID, User, give_to_user
 
 pytestmark = pytest.mark.integration
 
@@ -79,15 +78,6 @@ def kaniko(place: Path, reference: str, digest: Path) -> list[str]:
     """The words of a build whose image depends on nothing but its inputs, times included."""
     words = ["kaniko", f"--context=dir://{place}", f"--dockerfile={place / 'Dockerfile'}"]
     return [*words, f"--destination={reference}", "--reproducible", f"--digest-file={digest}"]
-
-
-def give_to_user(place: Path) -> None:
-    """A context belongs to who builds; set-id bits, which a new owner drops, come back."""
-    for path in (place, *place.rglob("*")):
-        mode = path.lstat().st_mode
-        os.chown(path, UID, UID, follow_symlinks=False)
-        if not stat.S_ISLNK(mode):
-            path.chmod(stat.S_IMODE(mode))
 
 
 @pytest.mark.parametrize("name", NAMES)

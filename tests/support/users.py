@@ -8,6 +8,7 @@ of the interpreter may be one that others cannot enter; there it is opened by a 
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -103,16 +104,30 @@ class User:
         return self.run(*COMMAND, *words, environ=environ)
 
     def run(
-        self, *words: str | Path, environ: Mapping[str, str] | None = None
+        self,
+        *words: str | Path,
+        environ: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command as this user to its end."""
+        """Run a command as this user to its end, at home if not elsewhere."""
         return subprocess.run(
             self.words(*words),
             env=self.environment(**(environ or {})),
-            cwd=self.home,
+            cwd=cwd or self.home,
+            input=stdin,
             capture_output=True,
             check=False,
         )
+
+
+def give_to_user(place: Path) -> None:
+    """A tree now belongs to the user; set-id bits, which a new owner drops, come back."""
+    for path in (place, *place.rglob("*")):
+        mode = path.lstat().st_mode
+        os.chown(path, UID, UID, follow_symlinks=False)
+        if not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(mode))
 
 
 def _closed(prefix: Path) -> str:
