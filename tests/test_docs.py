@@ -64,3 +64,19 @@ def test_the_tests_of_the_security_page_exist() -> None:
     named = re.findall(r"`(tests/[\w/.-]+)`", (ROOT / "SECURITY.md").read_text())
     assert len(named) > 20
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_tests_of_the_reliability_page_exist() -> None:
+    """Each function that the page names is one, and each file."""
+    page = (ROOT / "docs/reliability.md").read_text()
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    known = {
+        name
+        for file in files
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 20
+    assert named - known == set()
+    modules = set(re.findall(r"`(?:tests/)?(?:\w+/)*(test_\w+\.py)`", page))
+    assert modules - {file.name for file in files} == set()

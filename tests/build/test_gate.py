@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import socket
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +18,15 @@ from asyncbuild.build.gate import SourceGate
 from asyncbuild.build.incoming import fetch_dockerfile, receive_context
 from asyncbuild.cli import main
 from asyncbuild.dockerfile.remote import GitReference, WebFile
-from asyncbuild.errors import SourceDenied, UsageError
+from asyncbuild.errors import FetchFailed, SourceDenied, UsageError
 from asyncbuild.image.digest import Digest
+from asyncbuild.image.manifest import Manifest
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.policy import SourcePolicy
 from asyncbuild.store.store import Store
-from support.builds import Recorder, World, add_busybox
+from support.builds import HOST, Recorder, World, add_busybox
+from support.images import Node
+from support.sources import Page, WebServer, archive
 
 BASE = "FROM registry.example/base/busybox\n"
 SHA = "sha256:" + "a" * 64
@@ -96,6 +102,36 @@ def test_denied_behind_a_variable(
 
 
 @pytest.mark.parametrize(
+    "trigger",
+    [
+        "COPY --from=other.example/a /x /x",
+        "RUN --mount=from=other.example/a,target=/m true",
+        "ADD http://PORT/f /f",
+        "ADD --checksum=" + SHA + " http://PORT/f /f",
+        "ADD http://PORT/r.git /f",
+        "ADD http://PORT/r.git#" + "b" * 40 + " /f",
+    ],
+)
+@pytest.mark.parametrize("used", ["FROM", "stage"])
+def test_denied_in_a_trigger(
+    world: World, listener: socket.socket, trigger: str, used: str
+) -> None:
+    """What a base's ONBUILD brings is judged as if it stood here: the base is allowed, its words are not."""
+    port = f"127.0.0.1:{listener.getsockname()[1]}"
+    world.run(f"{BASE}ONBUILD {trigger.replace('PORT', port)}\n", "base/triggers:latest")
+    world.double.log.clear()
+    dockerfile = f"FROM {HOST}/base/triggers\n"
+    if used == "stage":
+        dockerfile = f"FROM {HOST}/base/triggers AS x\n{BASE}COPY --from=x /bin/busybox /b\n"
+    allowed = gate(("DENY", "*"), ("ALLOW", f"docker-image://{HOST}/*"), ("ALLOW", "local://*"))
+    with pytest.raises(SourceDenied, match="does not allow") as caught:
+        world.run(dockerfile, "out:1", gate=allowed)
+    assert "Dockerfile:1" in caught.value.render()
+    assert {entry.host for entry in world.double.log} <= {HOST}
+    assert not world.double.asked("PUT", "/manifests/")
+
+
+@pytest.mark.parametrize(
     "place", ["http://PORT/c.tar", "http://PORT/c.git", "DIRECTORY", "oci-layout://DIRECTORY"]
 )
 def test_denied_contexts(world: World, listener: socket.socket, place: str) -> None:
@@ -150,6 +186,77 @@ def test_convert_pins_an_image(world: World) -> None:
     asked = [entry.path for entry in world.double.log if "/manifests/" in entry.path]
     assert any(str(digest) in path for path in asked)
     assert not any("/v2/base/manifests" in path for path in asked)
+
+
+def files_of(world: World) -> dict[str, bytes]:
+    """Names and contents in the top layer of what was pushed, as Python's tarfile reads it."""
+    image = world.double.manifest("out", "1")
+    assert isinstance(image, Manifest)
+    raw = gzip.decompress(world.double.blobs["out"][image.layers[-1].digest])
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        found = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
+        return {name: file.read() for name, file in found.items() if file is not None}
+
+
+@pytest.mark.parametrize("flag", ["", "--checksum="])
+@pytest.mark.parametrize("behind", ["", "ARG U={}\n"])
+def test_convert_a_file(world: World, web: WebServer, flag: str, behind: str) -> None:
+    """Another URL is fetched, the first is never asked for; the file keeps the name of the first."""
+    web.pages["/old/tool.txt"] = Page(b"old")
+    web.pages["/new/tool.txt.signed"] = Page(b"new")
+    web.requests.clear()
+    rule = gate(("CONVERT", f"{web.base}/old/*"), identifier=f"{web.base}/new/$1.signed")
+    url = f"{web.base}/old/tool.txt"
+    checksum = f"{flag}{Digest.of(b'new')} " if flag else ""
+    used = "$U" if behind else url
+    world.run(f"{BASE}{behind.format(url)}ADD {checksum}{used} /got/\n", "out:1", gate=rule)
+    assert files_of(world) == {"got/tool.txt": b"new"}
+    assert [path for _, path, _ in web.requests] == ["/new/tool.txt.signed"]
+
+
+def test_convert_a_file_and_pin_it(world: World, web: WebServer) -> None:
+    """What is fetched instead must have the content that the policy says, and may be used itself."""
+    web.pages["/b"] = Page(b"new")
+    line = f"{BASE}ADD {web.base}/a /got\n"
+    for pinned, code in ((b"new", 0), (b"other", 69)):
+        updates = {
+            "identifier": f"{web.base}/b",
+            "attrs": {"http.checksum": str(Digest.of(pinned))},
+        }
+        rule = gate(("CONVERT", f"{web.base}/a"), **updates)
+        if code:
+            with pytest.raises(FetchFailed, match=str(Digest.of(pinned))):
+                world.run(line, "out:1", gate=rule)
+        else:
+            world.run(line, "out:1", gate=rule)
+            assert files_of(world) == {"got": b"new"}
+    web.requests.clear()
+    both = SourceGate(
+        SourcePolicy(
+            (
+                *gate(("CONVERT", f"{web.base}/a"), identifier=f"{web.base}/b").policy.rules,
+                *gate(("DENY", f"{web.base}/b")).policy.rules,
+            )
+        )
+    )
+    with pytest.raises(SourceDenied, match="/b"):
+        world.run(line, "out:1", gate=both)
+    assert not web.requests
+
+
+def test_convert_a_context_and_a_dockerfile(shm_path: Path, web: WebServer) -> None:
+    """Those are files from URLs, too."""
+    web.pages["/good/Dockerfile"] = Page(b"FROM scratch\n")
+    web.pages["/good/c.tar"] = Page(archive([Node("inside", content=b"x")]))
+    web.requests.clear()
+    rule = gate(("CONVERT", f"{web.base}/bad/*"), identifier=f"{web.base}/good/$1")
+    with Store.open(shm_path / "store") as store:
+        tools = FetchTools(store, Recorder(), gate=rule)
+        text = trio.run(fetch_dockerfile, WebFile(f"{web.base}/bad/Dockerfile"), tools)
+        received = trio.run(receive_context, WebFile(f"{web.base}/bad/c.tar"), tools, 0)
+        assert text.read_bytes() == b"FROM scratch\n"
+        assert (received.context / "inside").read_bytes() == b"x"
+    assert {path for _, path, _ in web.requests} == {"/good/Dockerfile", "/good/c.tar"}
 
 
 def test_convert_pins_a_file() -> None:

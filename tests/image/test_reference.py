@@ -87,6 +87,12 @@ def test_digests() -> None:
         "a-",
         "a b",
         "a\n",
+        "a\0",
+        "\x1b[31ma",
+        "a:1\x1b]0;title\x07",
+        "r.example\r\nX-Injected: 1/a",
+        "a\u202eb",
+        "a@sha256:\x1b",
         "a:1\n",
         "a:-x",
         "a:" + "x" * 129,
@@ -105,7 +111,7 @@ def test_refused(text: str) -> None:
     """What is not a reference is refused with the text in the message."""
     with pytest.raises(InvalidReference) as caught:
         Reference.parse(text)
-    assert str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_upper_case_is_explained() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tracemalloc
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from asyncbuild.registry.retry import RetryPolicy
 from asyncbuild.registry.transport import Timeouts
 from asyncbuild.testing.faults import Respond, Rule
 from asyncbuild.testing.registry import RegistryDouble
-from support.double import with_client
+from support.double import HOST, with_client
 
 A = str(Digest.of(b"a"))
 LAYER = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": A, "size": 1}
@@ -83,6 +84,44 @@ def test_no_manifest(body: bytes) -> None:
     assert len(caught.value.render()) < 4000
     assert caught.value.render().replace("\n", "").isprintable()
     assert len(double.log) <= 2
+
+
+@pytest.mark.parametrize("body", BOMBS.values(), ids=BOMBS)
+def test_no_list_of_referrers(body: bytes) -> None:
+    """The list of what refers to an image, and the one under its tag: an error, or nothing refers to it."""
+    double = RegistryDouble()
+    kind = "application/vnd.oci.image.index.v1+json"
+    double.faults.add(Rule(Respond(200, body, {"content-type": kind}), times=None))
+
+    async def ask_for(client: RegistryClient) -> None:
+        assert await client.referrers("a", Digest.of(b"a"), "application/x") == ()
+
+    with contextlib.suppress(RemoteProtocolError):
+        with_client(double, ask_for)
+    assert len(double.log) <= 4
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "</v2/a/referrers/sha256:0?n=1>; rel=next",
+        "<https://elsewhere.example/v2/b/referrers/x>; rel=next",
+        "<http://169.254.169.254/latest/meta-data>; rel=next",
+    ],
+)
+def test_pages_of_referrers_without_end(link: str) -> None:
+    """Some are read, all of them at the registry itself."""
+    double = RegistryDouble()
+    page = b'{"schemaVersion":2,"manifests":[]}'
+    headers = {"content-type": "application/vnd.oci.image.index.v1+json", "link": link}
+    double.faults.add(Rule(Respond(200, page, headers), times=None))
+
+    async def ask_for(client: RegistryClient) -> None:
+        assert await client.referrers("a", Digest.of(b"a"), "application/x") == ()
+
+    with_client(double, ask_for)
+    assert 2 <= len(double.log) <= 16
+    assert {entry.host for entry in double.log} == {HOST}
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500])

@@ -25,9 +25,16 @@ from asyncbuild.dockerfile.ignore import IgnorePatterns
 from asyncbuild.errors import AsyncbuildError, InputError, LayerError, RemoteProtocolError
 from asyncbuild.image.config import ImageConfig, InvalidConfig
 from asyncbuild.image.digest import Digest, InvalidDigest
-from asyncbuild.image.manifest import Index, InvalidManifest, Manifest, parse_manifest
+from asyncbuild.image.manifest import Descriptor, Index, InvalidManifest, Manifest, parse_manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.image.signing import (
+    PAYLOAD_TYPE,
+    SIGNATURE,
+    UnreadableSignature,
+    read_bundle,
+    read_payload,
+)
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.limits import LayerLimits
 from asyncbuild.layers.reader import TarReader
@@ -58,6 +65,7 @@ from support import fuzz, layers
 _LIMITS = LayerLimits(size=8 << 20, ratio=500.0, entries=500)
 _HOME = "https://registry.example/v2/a/blobs/uploads/1"
 _SECRET = "the login's password"
+_SIGNED = Descriptor(PAYLOAD_TYPE, Digest.of(b""), 0, annotations={SIGNATURE: "AAAA"})
 _ORIGIN = Reference.parse("registry.example/a")
 
 
@@ -108,6 +116,9 @@ def read_json(data: bytes) -> None:
         KeptImage.decode(data)
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         UnpackedFacts.from_json(data.decode("utf-8", "replace"))
+    with contextlib.suppress(UnreadableSignature):
+        read_bundle(data, b"a manifest")
+    assert read_payload(_SIGNED, data).message == data
     _one_line(read_words(data).text)
     with contextlib.suppress(RemoteProtocolError):
         token, seconds = read_token(TokenRequest("GET", _HOME), data)

@@ -40,6 +40,8 @@ _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 _ONBUILD = re.compile(r"\s*ONBUILD[\t\v\f\r ]*", re.IGNORECASE)
 _NETWORKS = ("default", "none", "host")
 _SECURITIES = ("sandbox", "insecure")
+_WORDS = 200
+"""The most characters that an error repeats of a trigger, which a registry has sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,13 @@ def parse_trigger(text: str, location: SourceLocation) -> i.Instruction:
             return replace(instruction, location=location)
         what = "not one instruction" if instruction is None else f"{instruction.NAME}, no trigger"
         problem = DockerfileError(f"it is {what}")
-    message = f"the ONBUILD trigger {printable(text)!r}: {problem.message}"
+    message = f"the ONBUILD trigger {_short(printable(text))!r}: {_short(problem.message)}"
     raise DockerfileError(message, hint=problem.hint, location=location)
+
+
+def _short(text: str) -> str:
+    """The beginning of ``text``."""
+    return text if len(text) <= _WORDS else f"{text[:_WORDS]}…"
 
 
 def _parse_line(source: SourceText, line: LogicalLine, escape: str) -> i.From | i.Instruction:
