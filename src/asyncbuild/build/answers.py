@@ -25,14 +25,16 @@ _UPON = "the steps before it"
 
 @dataclass(frozen=True, slots=True)
 class StepAnswer:
-    """One step: its text, its recipe (None: its inputs are known only late), the hit if there is one, and
-    the parts that changed since the last build (None if there was none).
+    """One step: its text, its recipe (None: its inputs are known only late), the hit if there is one, that
+    of its layer alone (``--link``) if it will be used, and the parts that changed since the last build
+    (None if there was none).
     """
 
     label: str
     text: str
     recipe: Recipe | None
     hit: Hit | None
+    linked: Hit | None
     changed: tuple[str, ...] | None
 
 
@@ -51,7 +53,7 @@ async def ask_cache(session: Session) -> tuple[StageAnswer, ...]:
     for index in session.plan.needed:
         outline = await session.outline(index).wait()
         keys = (await session.keys(index).wait()).steps
-        last = await session.cache.last_hit(keys, packed=session.publishes(index))
+        asked = await session.cache.ask(keys, packed=session.publishes(index))
         hits = await session.cache.find(item.key for item in keys if item.key is not None)
         before = await trio.to_thread.run_sync(_recall, session, outline.stage.label)
         steps = tuple(
@@ -60,11 +62,12 @@ async def ask_cache(session: Session) -> tuple[StageAnswer, ...]:
                 step.named.text,
                 item.recipe,
                 hits.get(item.key) if item.key is not None else None,
+                asked.linked.get(place),
                 _changed(before, place, item),
             )
             for place, (step, item) in enumerate(zip(outline.file_steps, keys, strict=True))
         )
-        found.append(StageAnswer(outline.stage.label, 0 if last is None else last[0] + 1, steps))
+        found.append(StageAnswer(outline.stage.label, asked.skipped, steps))
     return tuple(found)
 
 
@@ -75,10 +78,9 @@ def render_answers(stages: Iterable[StageAnswer]) -> str:
 
 def _stage_lines(stage: StageAnswer) -> Iterator[str]:
     yield f"stage {stage.name}: {len(stage.steps)} steps make files, {stage.skipped} need not be executed"
+    usable = stage.skipped - sum(step.linked is not None for step in stage.steps)
     for place, step in enumerate(stage.steps):
-        answer = "miss" if step.hit is None else f"hit ({step.hit.source})"
-        if step.hit is not None and place >= stage.skipped:
-            answer += ", not usable here"
+        answer = _answer(step, usable=place < usable)
         yield f"  [{step.label}] {step.text.splitlines()[0] if step.text else ''}: {answer}"
         if step.recipe is None:
             yield "      its inputs are known only when they are fetched"
@@ -89,6 +91,16 @@ def _stage_lines(stage: StageAnswer) -> Iterator[str]:
         yield f"      key {step.recipe.key.short} of {names}"
         if step.hit is None:
             yield f"      {_why(step)}"
+
+
+def _answer(step: StepAnswer, *, usable: bool) -> str:
+    if step.linked is not None:
+        return (
+            f"hit of its layer ({step.linked.source}), which --link puts upon what is new below it"
+        )
+    if step.hit is None:
+        return "miss"
+    return f"hit ({step.hit.source})" + ("" if usable else ", not usable here")
 
 
 def _why(step: StepAnswer) -> str:

@@ -347,7 +347,8 @@ def _inline_cache(session: Session, state: StageState) -> Mapping[str, Any]:
     times = [made.written if made.cached else session.job.started for made in state.chain]
     known = [moment for moment in times if moment is not None]
     written = max(known, default=None) if not session.request.created_is_fixed else None
-    return encode_inline([made.keys for made in state.chain], written)
+    keys = [made.keys for made in state.chain]
+    return encode_inline(keys, [made.linked for made in state.chain], written)
 
 
 async def _write_outputs(session: Session, state: StageState, image: BuiltImage) -> None:

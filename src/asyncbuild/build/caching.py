@@ -2,7 +2,8 @@
 
 1. All keys are looked up in all sources at once; the last hit of a stage decides where it resumes.
 2. A hit brings everything between the base image and its step, so nothing is ever put upon a layer that
-   it was not made upon.
+   it was not made upon. Linked layers (``--link``) are the exception: they have a key of their own, and
+   one that hits behind the last hit is put upon whatever is below it.
 3. What a hit promises and cannot keep ends the attempt (`CacheLost`); the build begins again without it.
 4. What was executed is remembered in the store when the build ends, whether it failed or not, and is
    exported while the build runs. Exports are optional: their faults are warnings.
@@ -11,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -65,6 +66,21 @@ class Export:
     everything: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the cache has of a stage's steps, by their place: the last step with a result, and the linked
+    layers behind it.
+    """
+
+    last: tuple[int, Hit] | None = None
+    linked: Mapping[int, Hit] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """How many steps need not be executed."""
+        return (0 if self.last is None else self.last[0] + 1) + len(self.linked)
+
+
 class Cache:
     """Look-ups, exports and memories of one attempt at a build."""
 
@@ -89,7 +105,6 @@ class Cache:
             if policy.ask
         ]
         self.asks = policy.ask and (bool(sources) or job.store.has_results())
-        self.hits = 0
 
     @property
     def packs_everything(self) -> bool:
@@ -124,19 +139,23 @@ class Cache:
                     self._warn(source.name, f"cache {source.name} does not answer for some steps")
         return hits
 
-    async def last_hit(
-        self, keys: tuple[StepKey, ...], *, packed: bool, quick: bool = False
-    ) -> tuple[int, Hit] | None:
-        """The last step with a usable result, by its place among ``keys``; ``packed`` asks for layers."""
-        known = [item.key for item in keys if item.key is not None]
-        hits = await self.find(known, quick=quick)
-        for place in reversed(range(len(keys))):
-            key = keys[place].key
-            hit = hits.get(key) if key is not None else None
-            if hit is not None and (hit.result.packed or not packed):
-                self.hits += place + 1
-                return place, hit
-        return None
+    async def ask(self, keys: tuple[StepKey, ...], *, packed: bool, quick: bool = False) -> Found:
+        """What can be used of the results of ``keys``, in one wave; ``packed`` asks for layers."""
+        names = [name for item in keys for name in (item.key, item.linked_key)]
+        hits = await self.find([name for name in names if name is not None], quick=quick)
+
+        def usable(key: Key | None) -> Hit | None:
+            hit = None if key is None else hits.get(key)
+            return hit if hit is not None and (hit.result.packed or not packed) else None
+
+        last: tuple[int, Hit] | None = None
+        linked: dict[int, Hit] = {}
+        for place, item in enumerate(keys):
+            if (hit := usable(item.key)) is not None:
+                last, linked = (place, hit), {}
+            elif (hit := usable(item.linked_key)) is not None and not hit.result.below:
+                linked[place] = hit
+        return Found(last, linked)
 
     async def listing(self, chain: DiffId) -> bytes | None:
         """The listing of a base, from whichever source has it; all are asked at once."""
@@ -208,6 +227,8 @@ class Cache:
                 result = CachedResult(layer, tuple(below), *self._times(made), made.step)
                 for key in made.keys:
                     self._own.remember(key, result)
+                if made.linked is not None:
+                    self._own.remember(made.linked, replace(result, below=()))
                 below.append(layer)
 
     def _times(self, made: Made) -> tuple[int, int | None]:
@@ -254,6 +275,8 @@ class Cache:
         last = chain[-1]
         result = CachedResult(named[-1], tuple(named[:-1]), *self._times(last), last.step)
         await export.target.put(chain[-1].keys, result)
+        if chain[-1].linked is not None:
+            await export.target.put((chain[-1].linked,), replace(result, below=()))
 
     async def _tolerate(self, work: Callable[[], object]) -> None:
         try:

@@ -16,13 +16,15 @@ from asyncbuild.cache.results import CachedLayer
 class Made:
     """What one step put on top, by a look-up or by its execution.
 
-    ``keys`` are all keys that lead to it. ``work`` gives, when the build has ended, the work directory
-    that has its files in ``fs/``, if there is one. ``created`` is when it was made (seconds since the
-    epoch); 0 is now. ``written`` is when what a look-up gave was first kept; None if that is unknown.
-    ``step`` is the step as its Dockerfile has it, for people.
+    ``keys`` are all keys that lead to it and what is below it; ``linked`` leads to it alone, if it is a
+    linked layer. ``work`` gives, when the build has ended, the work directory that has its files in
+    ``fs/``, if there is one. ``created`` is when it was made (seconds since the epoch); 0 is now.
+    ``written`` is when what a look-up gave was first kept; None if that is unknown. ``step`` is the step as
+    its Dockerfile has it, for people.
     """
 
     keys: tuple[Key, ...]
+    linked: Key | None = None
     layer: ImageLayer | None = None
     work: Callable[[], Path | None] = lambda: None
     cached: CachedLayer | None = None

@@ -3,14 +3,15 @@
 The narrative: a stage has its outline (what every step means) before anything is executed. The cache is
 asked for all of its steps at once; the stage resumes behind the last hit, or begins with what its FROM
 gives. Each step that changes files is executed upon the root so far; what it changes becomes a layer
-while the next step already runs, and that of a COPY behind a RUN is tried before (`foresight`). When the
+while the next step already runs, and that of a COPY behind a RUN is tried before (`foresight`). A linked
+layer that the cache has is put upon the root as it is. When the
 files that a COPY --from brings are known, the cache is asked once more, by their content. How RUN, COPY,
 ADD and WORKDIR work is in `run_step` and `copy_step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -86,6 +87,7 @@ class _Walk:
         self._guesses = guesses
         self.foresight = Foresight(session.job, session.withdraw)
         self._by_content: dict[int, Key | None] = {}
+        self._linked: Mapping[int, Hit] = {}
         self._untold: list[Chain] = []
         self._has_run = False
         self._cached = 0
@@ -104,9 +106,10 @@ class _Walk:
             self._session.listings.known(base)
         if self._session.asks(self._outline.stage):
             static = await self._keys.wait()
-            hit = await self._session.cache.last_hit(static.steps, packed=self._published)
-            if hit is not None:
-                self._jump(static, *hit)
+            found = await self._session.cache.ask(static.steps, packed=self._published)
+            self._linked = found.linked
+            if found.last is not None:
+                self._jump(static, *found.last)
         if not self._cached:
             self._state = await self._from_base()
         self._start_what_is_needed()
@@ -119,6 +122,9 @@ class _Walk:
         outcome = events.Outcome.EXECUTED
         if step.changes_files and self._done < self._cached:
             self._done += 1
+            outcome = events.Outcome.CACHED
+        elif step.changes_files and self._done in self._linked:
+            await self._put(self._linked[self._done])
             outcome = events.Outcome.CACHED
         elif step.changes_files:
             await self._execute(step, started)
@@ -190,9 +196,38 @@ class _Walk:
         own = chain if len(chain) == place + 1 else chain[-1:]  # others belong to the stages below
         for step, made in zip(range(place, -1, -1), reversed(own), strict=False):
             keys = _known(self._keys_at(static, step))
-            about = self._steps[step].about
-            chain[chain.index(made)] = replace(made, keys=keys, step=about)
+            about, linked = self._steps[step].about, static.steps[step].linked_key
+            chain[chain.index(made)] = replace(made, keys=keys, linked=linked, step=about)
         self._state = replace(self._state, chain=tuple(chain), made_at=created)
+        self._untold.append(self._state.chain)
+        self._tell_cache()
+
+    async def _put(self, hit: Hit) -> None:
+        """Put a linked layer of the cache upon what is here: it is the same upon anything."""
+        session, here, state = self._session, self._done, self._state
+        static = await self._keys.wait()
+        item, created = hit.result.layer, hit.result.created
+        layers = state.layers
+        if item.packed:
+            layers = (*layers, session.existing(item))
+            if self._published:
+                session.publish(layers[-1])
+        made = Made(
+            _known(self._keys_at(static, here)),
+            static.steps[here].linked_key,
+            cached=item,
+            created=created,
+            written=hit.result.written,
+            step=self._steps[here].about,
+        )
+        self._state = replace(
+            state,
+            root=state.root.with_addition(_cached_addition(session, item)),
+            layers=layers,
+            chain=(*state.chain, made),
+            made_at=max(state.made_at or 0, created),
+        )
+        self._done += 1
         self._untold.append(self._state.chain)
         self._tell_cache()
 
@@ -212,15 +247,21 @@ class _Walk:
 
     def _start_what_is_needed(self) -> None:
         """Start the stages and fetch the files that the steps still to be executed will ask for."""
+        todo = dict(enumerate(self._steps[self._cached :], self._cached))
+        for place in self._linked:
+            del todo[place]
+            if _has_run(self._steps[place:]):
+                self._session.supply.cached(self._linked[place].result.layer)
         if self._published:
-            self._session.reserve_uploads(len(self._steps) - self._cached)
-        for step in self._steps[self._cached :]:
+            self._session.reserve_uploads(len(todo))
+        for step in todo.values():
             self._session.prefetch(step)
         if _has_run(self._steps[self._cached :]):
             self._session.backends.prepare()
             self._state.root.start()
             for step in worth_trying(self._outline, self._cached):
-                self._foresee(step)
+                if step in todo.values():
+                    self._foresee(step)
 
     def _foresee(self, step: OutlinedStep) -> None:
         at = self._at(step, self._steps.index(step))
@@ -267,8 +308,9 @@ class _Walk:
         if late and change.changes is not None:
             upon = static.base if place == 0 else self._keys_at(static, place - 1)[0]
             self._by_content[place] = await content_key(session, upon, change.changes)
-        keys = _known(self._keys_at(static, place))
-        made = Made(keys, change.layer, change.work, step=self._steps[place].about)
+        keys, linked = _known(self._keys_at(static, place)), static.steps[place].linked_key
+        about = self._steps[place].about
+        made = Made(keys, linked, change.layer, change.work, step=about)
         self._state = replace(self._state, chain=(*self._state.chain, made))
         self._untold.append(self._state.chain)
         self._tell_cache()
@@ -282,9 +324,9 @@ class _Walk:
         for offset, item in enumerate(rest, place + 1):
             self._by_content[offset] = item.key
         if session.asks(self._outline.stage):
-            hit = await session.cache.last_hit(rest, packed=self._published, quick=True)
-            if hit is not None:
-                self._jump(static, place + 1 + hit[0], hit[1])
+            found = await session.cache.ask(rest, packed=self._published, quick=True)
+            if found.last is not None:
+                self._jump(static, place + 1 + found.last[0], found.last[1])
 
     def _keys_at(self, static: StageKeys, place: int) -> tuple[Key | None, ...]:
         """The keys of one step: by the content of what came before, if that is known, and by inputs."""

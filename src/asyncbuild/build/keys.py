@@ -13,6 +13,7 @@ from asyncbuild.build.recipes import (
     content_recipe,
     copy_recipe,
     image_recipe,
+    linked_recipe,
     run_recipe,
     scratch_recipe,
     workdir_recipe,
@@ -55,28 +56,40 @@ async def keys_upon(
     """The keys of ``steps``, one after the other, the first of them upon ``upon``."""
     keys: list[StepKey] = []
     for step in steps:
-        key = StepKey(None) if upon is None else await _step_key(session, step, upon)
+        key = await _step_key(session, step, upon)
         keys.append(key)
         upon = key.key
     return tuple(keys)
 
 
-async def _step_key(session: Session, step: OutlinedStep, upon: Key) -> StepKey:
+async def _step_key(session: Session, step: OutlinedStep, upon: Key | None) -> StepKey:
+    """The key of one step; behind a step without a key only linked layers have one."""
     try:
         match step.instruction:
+            case ins.Copy() | ins.Add() as copied if upon is not None or copied.is_linked:
+                return await _copy_key(session, step, copied, upon)
+            case _ if upon is None:
+                return StepKey(None)
             case ins.Run():
                 mounts = await mount_values(session, step, step.instruction)
                 recipe = None if mounts is None else run_recipe(step, upon, session.request, mounts)
                 return StepKey(recipe)
             case ins.Workdir():
                 return StepKey(workdir_recipe(step, upon))
-            case ins.Copy() | ins.Add():
-                sources, late = await _sources(session, step, step.instruction)
-                return StepKey(None if sources is None else copy_recipe(step, upon, sources), late)
             case _:
                 return StepKey(None)
     except AsyncbuildError as error:
         raise error.at(step.instruction.location) from error
+
+
+async def _copy_key(
+    session: Session, step: OutlinedStep, instruction: ins.Copy | ins.Add, upon: Key | None
+) -> StepKey:
+    sources, late = await _sources(session, step, instruction)
+    if sources is None:
+        return StepKey(None, late)
+    recipe = None if upon is None else copy_recipe(step, upon, sources)
+    return StepKey(recipe, late, linked_recipe(step, sources))
 
 
 async def _sources(

@@ -4,6 +4,9 @@ A step's key is over the key of what it is executed upon and everything about th
 its result. Two kinds of inputs are known only late: the files of another stage, and what a URL gives.
 COPY --from has its source stage's key in its place; once the files exist, `content_recipe` keys the same
 step by what they are.
+
+The layer of a linked step (``--link``) depends on nothing below it. So it has a second key, in which that
+does not appear: by it the layer alone is found when its base has changed.
 """
 
 from __future__ import annotations
@@ -26,15 +29,22 @@ class StepKey:
     """The key of one step that makes a layer; no recipe if its inputs cannot be known ahead.
 
     ``late`` says that some inputs stand in for content: then `content_recipe` gives a second key.
+    ``linked`` is what the layer alone is made of, for steps that look at nothing below them.
     """
 
     recipe: Recipe | None
     late: bool = False
+    linked: Recipe | None = None
 
     @property
     def key(self) -> Key | None:
         """The key, if there is one."""
         return None if self.recipe is None else self.recipe.key
+
+    @property
+    def linked_key(self) -> Key | None:
+        """The key of the layer alone, if there is one."""
+        return None if self.linked is None else self.linked.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +122,32 @@ def _options(options: RunOptions) -> list[tuple[str, Value]]:
 
 def copy_recipe(step: OutlinedStep, upon: Key, sources: Value) -> Recipe:
     """COPY and ADD: where things go and how, and what they are (``sources``)."""
+    assert isinstance(step.instruction, ins.Copy | ins.Add)
+    parts = _copy_parts(step, step.instruction, sources)
+    # with --link too: a result is everything above the base, and keys that follow name this one
+    return Recipe(step.instruction.NAME.lower(), (("the steps before it", upon.hex), *parts))
+
+
+def linked_recipe(step: OutlinedStep, sources: Value) -> Recipe | None:
+    """The layer of a linked COPY or ADD, whatever is below it; None for a step that is not linked.
+
+    The destination is in it as a path from the root: a relative one means another layer where WORKDIR is
+    another one. Owners are numbers there: names are looked up in the root, so ``--link`` refuses them.
+    """
     instruction = step.instruction
     assert isinstance(instruction, ins.Copy | ins.Add)
+    if not instruction.is_linked:
+        return None
+    parts = tuple(_copy_parts(step, instruction, sources))
+    return Recipe(f"linked {instruction.NAME.lower()}", parts)
+
+
+def _copy_parts(
+    step: OutlinedStep, instruction: ins.Copy | ins.Add, sources: Value
+) -> list[tuple[str, Value]]:
     destination = absolute_destination(step.image.working_dir, instruction.destination)
     heredocs = tuple((item.name, item.content) for item in instruction.heredocs)
     parts: list[tuple[str, Value]] = [
-        # with --link too: a result is put upon what it was made upon, and keys that follow name this one
-        ("the steps before it", upon.hex),
         ("the destination", destination),
         ("--chown", instruction.chown),
         ("--chmod", instruction.chmod),
@@ -133,7 +162,7 @@ def copy_recipe(step: OutlinedStep, upon: Key, sources: Value) -> Recipe:
         parts.append(("--checksum", instruction.checksum))
         parts.append(("--unpack", _flag(instruction.unpack)))
         parts.append(("--keep-git-dir", _flag(instruction.keep_git_dir)))
-    return Recipe(instruction.NAME.lower(), tuple(parts))
+    return parts
 
 
 def workdir_recipe(step: OutlinedStep, upon: Key) -> Recipe:

@@ -19,14 +19,18 @@ from asyncbuild.image.reference import Reference
 FIELD = "dev.asyncbuild.cache.inline"
 
 
-def encode_inline(keys: Sequence[tuple[Key, ...]], written: int | None) -> Mapping[str, Any]:
-    """The field for an image whose topmost layers were made by steps with ``keys``, bottom first.
+def encode_inline(
+    keys: Sequence[tuple[Key, ...]], linked: Sequence[Key | None], written: int | None
+) -> Mapping[str, Any]:
+    """The field for an image whose topmost layers were made by steps with ``keys``, bottom first;
+    ``linked`` has the keys that lead to one of them alone.
 
     ``written`` (seconds since the epoch) is when the youngest was; None in an image that shall be the same
     whenever it is built: then nothing in it ages.
     """
     steps = [[key.hex for key in step] for step in keys]
-    return {FIELD: {"steps": steps, "written": written}}
+    alone = {key.hex: place for place, key in enumerate(linked) if key is not None}
+    return {FIELD: {"steps": steps, "linked": alone, "written": written}}
 
 
 def decode_inline(manifest: Manifest, raw: bytes, origin: Reference) -> dict[Key, CachedResult]:
@@ -38,18 +42,24 @@ def decode_inline(manifest: Manifest, raw: bytes, origin: Reference) -> dict[Key
         if not isinstance(found, dict):  # as it was before entries had a time of their own
             found = {"steps": found, "written": created}
         steps = [[Key(str(key)) for key in step] for step in found["steps"]]
+        alone = {Key(str(key)): int(place) for key, place in found.get("linked", {}).items()}
         written = parse_written(found["written"])
-    except (InvalidConfig, KeyError, TypeError, ValueError):
+    except (InvalidConfig, KeyError, TypeError, ValueError, AttributeError):
         return {}
     count = len(manifest.layers)
+    if not all(0 <= place < len(steps) for place in alone.values()):
+        return {}
     if not steps or len(steps) > count or len(config.diff_ids) != count:
         return {}
     layers = [
         CachedLayer(descriptor, diff_id, origin=origin)
         for descriptor, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
     ][count - len(steps) :]
-    return {
+    whole = {
         key: CachedResult(layers[place], tuple(layers[:place]), created, written)
         for place, step in enumerate(steps)
         for key in step
+    }
+    return whole | {
+        key: CachedResult(layers[place], (), created, written) for key, place in alone.items()
     }
