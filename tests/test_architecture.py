@@ -108,7 +108,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 
 def may_import(room: str, target: str) -> bool:
     """Whether a module of ``room`` may import ``target`` (dotted, below ``asyncbuild``)."""
-    if target.split(".", maxsplit=1)[0] in {room, "", "__version__"}:
+    if target.split(".", maxsplit=1)[0] in {room, "", "__version__", "records"}:
         return True
     # Importing one module of a room names the room too: `from asyncbuild.layers import changeset`.
     return any(

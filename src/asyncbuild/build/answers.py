@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import trio
 
@@ -19,6 +18,7 @@ from asyncbuild.build.recipes import StepKey
 from asyncbuild.build.session import Session
 from asyncbuild.cache.keys import Recipe, changed_parts, frame
 from asyncbuild.cache.results import Hit
+from asyncbuild.records import dataclass
 
 _UPON = "the steps before it"
 

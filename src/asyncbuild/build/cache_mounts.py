@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ from asyncbuild.dockerfile.mounts import Mount, Sharing
 from asyncbuild.layers.changeset import ChangeSet, Kind
 from asyncbuild.layers.materialise import materialise
 from asyncbuild.layers.paths import clean
+from asyncbuild.records import dataclass
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.rootfs import runspec
 from asyncbuild.store.cachemounts import CacheKey, TakenCache

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from asyncbuild.image.digest import DiffId
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.records import dataclass
 from asyncbuild.report.events import WarningRaised
 
 

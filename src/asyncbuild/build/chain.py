@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from asyncbuild.build.layers import BaseLayer, ImageLayer
 from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import CachedLayer
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import trio
 
@@ -18,6 +18,7 @@ from asyncbuild.build.growing import GrowingFile, write_at
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.streams import Streams
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.records import dataclass
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.routing import BlobChunks
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from asyncbuild.build.futures import Future
 from asyncbuild.build.guess import COMMON, Unknown
@@ -23,6 +22,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
+from asyncbuild.records import dataclass
 from asyncbuild.report import events
 from asyncbuild.rootfs.view import View
 

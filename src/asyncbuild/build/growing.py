@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -19,6 +18,7 @@ import trio
 from asyncbuild.build.futures import Abandoned, fresh
 from asyncbuild.errors import IntegrityError, StoreError
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.records import dataclass
 
 CHUNK = 1 << 20
 

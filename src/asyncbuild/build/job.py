@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 import trio
 
 from asyncbuild.build.futures import Ledger
 from asyncbuild.build.growing import GrowingFile
 from asyncbuild.build.workers import WorkerPool
+from asyncbuild.records import dataclass
 from asyncbuild.registry.registries import Registries
 from asyncbuild.report.events import Reporter
 from asyncbuild.store.store import Store

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import GrowingFile
 from asyncbuild.cache.results import CachedLayer
@@ -11,6 +9,7 @@ from asyncbuild.image.digest import DiffId
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.pack import PackedLayer
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

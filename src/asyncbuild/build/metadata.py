@@ -6,7 +6,7 @@ Instructions come expanded. The results are BuildKit's, field by field
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.paths import absolute_workdir
@@ -14,6 +14,7 @@ from asyncbuild.dockerfile.shellform import command_line
 from asyncbuild.image.config import Healthcheck, HistoryEntry, ImageConfig, RuntimeConfig
 from asyncbuild.image.platform import Platform
 from asyncbuild.plan.scope import DEFAULT_PATH
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ agent by their ids and places and never by anything that they hold.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 
 from asyncbuild.cache.keys import Value
 from asyncbuild.dockerfile.instructions import Run
 from asyncbuild.dockerfile.mounts import Mount, MountType
 from asyncbuild.layers.paths import clean
+from asyncbuild.records import dataclass
 
 SECRETS_DIRECTORY = "/run/secrets"
 

@@ -8,7 +8,6 @@ configuration is known: errors in words show before anything runs, and all cache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from asyncbuild.build import metadata
 from asyncbuild.build.metadata import ImageState
@@ -20,6 +19,7 @@ from asyncbuild.image.config import HistoryEntry
 from asyncbuild.plan.nouns import PlanStage, Step
 from asyncbuild.plan.remotes import check_remotes
 from asyncbuild.plan.scope import StageScope
+from asyncbuild.records import dataclass
 from asyncbuild.report import events
 from asyncbuild.report.escape import one_line
 

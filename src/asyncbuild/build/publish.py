@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeGuard
@@ -33,6 +32,7 @@ from asyncbuild.errors import IntegrityError, NotAuthorized, PushFailed, RateLim
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Manifest, is_foreign
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 from asyncbuild.registry.upload import Mounted, UploadSession
 from asyncbuild.report.events import (
     Direction,

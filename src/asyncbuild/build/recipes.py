@@ -11,8 +11,6 @@ does not appear: by it the layer alone is found when its base has changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from asyncbuild.build.outline import OutlinedStep
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.build.resolving import BaseImage
@@ -22,6 +20,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
 from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.image.platform import Platform
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -32,6 +31,7 @@ from asyncbuild.image.manifest import (
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.contexts import LAYOUT_HOST
+from asyncbuild.records import dataclass
 from asyncbuild.registry.verification import Verification, refuse_unsigned
 from asyncbuild.report.events import ImageResolved
 

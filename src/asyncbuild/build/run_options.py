@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from asyncbuild.dockerfile.mounts import Device
+from asyncbuild.records import dataclass
 from asyncbuild.rootfs.isolation import Isolation
 from asyncbuild.rootfs.ownroot import OwnRoot
 from asyncbuild.rootfs.runspec import Ulimit

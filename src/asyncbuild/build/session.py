@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +49,7 @@ from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.trim import Trim
 from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
 from asyncbuild.plan.nouns import ContextRef, ImageRef, Need, Plan, PlanStage, StageRef
+from asyncbuild.records import dataclass
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import Event, Outcome
 from asyncbuild.rootfs.isolation import Isolation

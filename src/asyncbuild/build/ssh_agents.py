@@ -15,13 +15,13 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from asyncbuild.build.run_options import SshSource
 from asyncbuild.errors import InputError
+from asyncbuild.records import dataclass
 
 REQUEST_IDENTITIES = 11
 SIGN_REQUEST = 13

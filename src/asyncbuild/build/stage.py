@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from asyncbuild.build.chain import Chain
@@ -12,6 +12,7 @@ from asyncbuild.build.metadata import ImageState
 from asyncbuild.build.root import Root
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.scope import StageScope
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

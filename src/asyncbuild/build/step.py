@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from asyncbuild.build.foresight import Foresight
 from asyncbuild.build.guess import Guesses
 from asyncbuild.build.root import Addition
@@ -11,6 +9,7 @@ from asyncbuild.build.session import Session, UploadSessions
 from asyncbuild.build.stage import Change, StageState
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.nouns import PlanStage, Step
+from asyncbuild.records import dataclass
 from asyncbuild.report import events
 from asyncbuild.rootfs.users import owner_needs_names, resolve_owner
 from asyncbuild.rootfs.view import ChangeSetTree, View

@@ -21,7 +21,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from asyncbuild.image.manifest import (
     parse_manifest,
 )
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias, Union
+
+from asyncbuild.records import dataclass
 
 VERSION = "asyncbuild 1"
 """Part of every key: a change of what keys mean changes this."""

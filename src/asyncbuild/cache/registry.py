@@ -20,7 +20,7 @@ import base64
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import trio
 
@@ -44,6 +44,7 @@ from asyncbuild.image.manifest import (
     Manifest,
 )
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.upload import UploadSession
 

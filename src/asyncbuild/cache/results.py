@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -12,6 +11,7 @@ from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.digest import DiffId, InvalidDigest
 from asyncbuild.image.manifest import Descriptor, InvalidManifest
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 
 
 class DamagedResult(ValueError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 import trio
@@ -31,6 +31,7 @@ from asyncbuild.errors import ImageNotFound, RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Index, Manifest
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 from asyncbuild.registry.client import RegistryClient
 
 _AT_ONCE = 32

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -22,6 +21,7 @@ from asyncbuild.cli.cache_options import duration
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.records import dataclass
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.report.escape import printable
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -24,6 +24,7 @@ from asyncbuild.plan.checks import BaseFacts, check_options, check_plan
 from asyncbuild.plan.nouns import ImageRef
 from asyncbuild.plan.outline import Outline, Parameter, Target, list_targets, outline_of
 from asyncbuild.plan.planner import with_triggers
+from asyncbuild.records import dataclass
 from asyncbuild.registry.registries import RegistrySettings
 
 _NAMES = ("check", "outline", "targets")

@@ -12,7 +12,6 @@ import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +25,7 @@ from asyncbuild.dockerfile.source import Problem
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.layers.changeset import FileSource
 from asyncbuild.plan.contexts import NamedContexts
+from asyncbuild.records import dataclass
 
 if TYPE_CHECKING:
     from asyncbuild.build.fetch import FetchTools

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from asyncbuild import __version__
 from asyncbuild.dockerfile.lint_rules import RULES, Rule
 from asyncbuild.dockerfile.source import Notice
 from asyncbuild.errors import DockerfileError, SourceLocation
+from asyncbuild.records import dataclass
 
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 

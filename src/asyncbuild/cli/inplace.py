@@ -8,11 +8,12 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.errors import IsolationError, StoreError, UsageError
+from asyncbuild.records import dataclass
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.rootfs.isolation import Ability, probe
 from asyncbuild.rootfs.ownroot import HOME, MARKS, OwnRoot, Surroundings, check_expendable

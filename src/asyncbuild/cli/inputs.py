@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.cli.contexts import open_context_of, read_named_contexts
@@ -15,6 +14,7 @@ from asyncbuild.cli.docker_proxies import proxy_arguments
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.plan.contexts import NamedContexts
+from asyncbuild.records import dataclass
 
 MOST_DOCKERFILE_BYTES = 16 << 20
 

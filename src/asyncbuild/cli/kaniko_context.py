@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 
@@ -22,6 +21,7 @@ from asyncbuild.cli.kaniko_options import GitOptions, git_options
 from asyncbuild.context.buckets import BucketObject, azure_object
 from asyncbuild.dockerfile.remote import GitReference, WebFile, is_commit
 from asyncbuild.errors import UsageError
+from asyncbuild.records import dataclass
 
 _DEFAULT_KEY = "context.tar.gz"
 _PREFIXES = "gs://, s3://, dir://, tar://, git:// or https://"

@@ -7,13 +7,13 @@ refused here too, and with the same reason.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.cli.kaniko_flags import Given, parse_bool
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.layers.compression import Codec, Compression
+from asyncbuild.records import dataclass
 from asyncbuild.report.choose import ProgressMode
 
 UNNAMED = Reference.parse("unset-repo/unset-image-name")

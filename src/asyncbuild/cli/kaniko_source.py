@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.cli.inputs import read_dockerfile
@@ -19,6 +18,7 @@ from asyncbuild.cli.kaniko_options import GitOptions, git_options
 from asyncbuild.context.buckets import BucketObject, fetch_object
 from asyncbuild.dockerfile.remote import GitReference, WebFile
 from asyncbuild.errors import InputError, UsageError
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.errors import InputError
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asyncbuild.errors import InputError
+from asyncbuild.records import dataclass
 
 _AZURE = re.compile(
     r"https://([^./]+)\.blob\.core\.(?:windows\.net|chinacloudapi\.cn|cloudapi\.de|usgovcloudapi\.net)"

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +25,7 @@ from asyncbuild.dockerfile.ignore import IgnorePatterns
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
 from asyncbuild.layers.paths import join, parent_of, resolve_links
+from asyncbuild.records import dataclass
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CAPABILITY = "security.capability"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from asyncbuild.layers.paths import (
     parent_of,
     unescape,
 )
+from asyncbuild.records import dataclass
 
 
 class SourceTree(Names, Protocol):

@@ -6,13 +6,14 @@ The rules that are named here are those of `asyncbuild.context.placement`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from asyncbuild.context.sources import CopySource
 from asyncbuild.errors import DockerfileError
 from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
 from asyncbuild.layers.paths import ancestors, clean, join, parent_of, resolve_links
+from asyncbuild.records import dataclass
 
 _DIRECTORY_MODE = 0o755
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 
 from asyncbuild.dockerfile.source import Problem
 from asyncbuild.dockerfile.words import SPACES
+from asyncbuild.records import dataclass
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 _SPACE = re.compile(r"[\t\n\v\f\r ]+")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from asyncbuild.dockerfile.source import Problem
 from asyncbuild.dockerfile.suggest import did_you_mean
+from asyncbuild.records import dataclass
 
 
 class FlagKind(Enum):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.paths import absolute_workdir
 from asyncbuild.dockerfile.quantities import format_duration
 from asyncbuild.dockerfile.shellform import command_line, run_command_line
+from asyncbuild.records import dataclass
 
 HISTORY_COMMENT = "buildkit.dockerfile.v0"
 """The ``comment`` of every history entry: tools tell by it how to read ``created_by``."""

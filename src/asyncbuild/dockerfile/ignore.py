@@ -18,10 +18,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from asyncbuild.dockerfile.words import SPACES
 from asyncbuild.errors import InputError, SourceLocation
+from asyncbuild.records import dataclass
 
 _WILD = frozenset("*?[\\")
 _ANYTHING = "(?s:.*)"

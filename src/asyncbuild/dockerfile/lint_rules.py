@@ -8,7 +8,8 @@ them. docs/reference/checks.md has a section for each.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from asyncbuild.records import dataclass
 
 DOCUMENT = "docs/reference/checks.md"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from asyncbuild.dockerfile.source import Problem
+from asyncbuild.records import dataclass
 
 _WHAT = r"[ugo]|[rwxXst]*"
 _CLAUSE = re.compile(rf"([ugoa]*)((?:[-+=](?:{_WHAT}))+)")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TypeVar
 
 from asyncbuild.dockerfile.quantities import parse_boolean, parse_size
 from asyncbuild.dockerfile.source import Problem
 from asyncbuild.dockerfile.suggest import did_you_mean
+from asyncbuild.records import dataclass
 
 
 class MountType(Enum):

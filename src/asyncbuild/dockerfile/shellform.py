@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from asyncbuild.dockerfile.instructions import Cmd, Entrypoint, Run
 from asyncbuild.dockerfile.lines import parse_heredoc
+from asyncbuild.records import dataclass
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 SCRIPT_DIRECTORY = "/dev/pipes"

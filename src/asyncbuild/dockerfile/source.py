@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from asyncbuild.errors import DockerfileError, SourceLocation
+from asyncbuild.records import dataclass
 
 _EXCERPT_LINES = 12
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from asyncbuild.image.digest import DiffId, InvalidDigest
 from asyncbuild.image.platform import Platform
+from asyncbuild.records import dataclass
 
 
 class InvalidConfig(ValueError):

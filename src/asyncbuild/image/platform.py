@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from asyncbuild.records import dataclass
 
 _ARCHITECTURES = {
     "x86_64": ("amd64", ""),

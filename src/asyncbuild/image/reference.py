@@ -7,9 +7,10 @@ without a dot, a colon or ``localhost`` belongs to the repository, and the regis
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncbuild.image.digest import Digest, InvalidDigest
+from asyncbuild.records import dataclass
 
 DOCKER_HUB = "docker.io"
 _HUB_HOSTS = ("index.docker.io", "registry-1.docker.io")

@@ -15,11 +15,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.records import dataclass
 
 PAYLOAD_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

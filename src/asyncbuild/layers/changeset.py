@@ -8,8 +8,10 @@ read, and is never written to a layer.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
+
+from asyncbuild.records import dataclass
 
 
 class Kind(Enum):

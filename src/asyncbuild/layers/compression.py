@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, Final, Protocol, cast
@@ -18,6 +17,7 @@ from typing import Any, Final, Protocol, cast
 from isal import igzip_lib, isal_zlib
 
 from asyncbuild.errors import LayerError
+from asyncbuild.records import dataclass
 
 MIB: Final = 1 << 20
 OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"

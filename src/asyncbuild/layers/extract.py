@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from asyncbuild.errors import InputError, LayerError, StoreError
@@ -19,6 +18,7 @@ from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.reader import TarReader
 from asyncbuild.layers.tree import LayerTree
 from asyncbuild.layers.unpack import BAD_LAYER, write_entries
+from asyncbuild.records import dataclass
 
 _READ: Final = 256 << 10
 _AHEAD: Final = 3

@@ -7,10 +7,10 @@ multiple of what went in. A layer beyond either is an error before more of it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from asyncbuild.errors import LayerError
+from asyncbuild.records import dataclass
 
 FREE: Final = 1 << 30
 """Bytes: a layer of up to so many may be compressed as well as it can be."""

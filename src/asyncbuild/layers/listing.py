@@ -15,13 +15,14 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.marks import is_opaque, is_whiteout
 from asyncbuild.layers.records import as_recorded
 from asyncbuild.layers.xattrs import read_xattrs
+from asyncbuild.records import dataclass
 
 VERSION: Final = 1
 MOST_BYTES: Final = 2 << 20

@@ -11,7 +11,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -31,6 +30,7 @@ from asyncbuild.layers.compression import (
 )
 from asyncbuild.layers.header import BLOCK, encode_header, padding
 from asyncbuild.layers.opening import open_source
+from asyncbuild.records import dataclass
 
 WHITEOUT_PREFIX: Final = ".wh."
 OPAQUE_MARKER: Final = ".wh..wh..opq"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
@@ -26,6 +26,7 @@ from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
 from asyncbuild.layers.marks import is_opaque, is_whiteout
 from asyncbuild.layers.records import as_recorded, records
 from asyncbuild.layers.xattrs import read_xattrs
+from asyncbuild.records import dataclass
 
 _PIECE: Final = 1 << 20
 _KINDS: Final = {

@@ -5,10 +5,9 @@ Source: the GNU tar manual, "Storing Sparse Files": the old GNU format, and 0.0,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from asyncbuild.errors import LayerError
 from asyncbuild.layers.header import BLOCK, decode_number
+from asyncbuild.records import dataclass
 
 Segments = list[tuple[int, int]]
 """(offset, length) of the stretches that hold data, in bytes."""

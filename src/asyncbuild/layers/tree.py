@@ -19,7 +19,6 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Self
 
 from asyncbuild.errors import LayerError, StoreError
@@ -29,6 +28,7 @@ from asyncbuild.layers.marks import is_whiteout, make_opaque, make_whiteout
 from asyncbuild.layers.records import mode_on_disk, record, record_in, records, stand_in
 from asyncbuild.layers.rooted import open_directory
 from asyncbuild.layers.xattrs import set_xattrs
+from asyncbuild.records import dataclass
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORIES: Final = 200

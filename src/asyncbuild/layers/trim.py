@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from asyncbuild.layers.changeset import ChangeSet, Entry
 from asyncbuild.layers.paths import ancestors, clean
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from asyncbuild.errors import IntegrityError, LayerError, StoreError
@@ -24,6 +23,7 @@ from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.pack import OPAQUE_MARKER, WHITEOUT_PREFIX, BlobFile
 from asyncbuild.layers.reader import TarReader
 from asyncbuild.layers.tree import LayerTree
+from asyncbuild.records import dataclass
 
 _META_PREFIX: Final = ".wh..wh."
 _AHEAD: Final = 3

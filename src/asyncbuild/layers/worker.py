@@ -21,7 +21,6 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from asyncbuild.errors import AsyncbuildError, StoreError
@@ -34,6 +33,7 @@ from asyncbuild.layers.materialise import materialise
 from asyncbuild.layers.pack import PackedLayer, pack_to_file
 from asyncbuild.layers.snapshot import snapshot
 from asyncbuild.layers.unpack import Unpacked, UnpackJob, unpack
+from asyncbuild.records import dataclass
 
 LENGTH: Final = struct.Struct(">Q")
 BOOT: Final = (

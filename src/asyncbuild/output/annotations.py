@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
+from asyncbuild.records import dataclass
 
 _NAME = re.compile(r"annotation(?:-(?P<level>[a-z-]+))?(?:\[(?P<platform>[^\]]*)\])?\.(?P<key>.+)")
 _OPTION = re.compile(r"(?P<level>[a-z-]+)(?:\[(?P<platform>[^\]]*)\])?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from asyncbuild.errors import UsageError
@@ -19,6 +19,7 @@ from asyncbuild.image.manifest import (
 )
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 
 BlobPath = Callable[[Digest], Path]
 """Where a layer's blob lies on this machine; the file has exactly the bytes that the digest names."""

@@ -14,13 +14,13 @@ name; an attribute that nobody knows is refused too, where buildx hands it on un
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.output.annotations import Annotation, is_annotation, parse_annotation
 from asyncbuild.output.attributes import Attribute, join_attributes, parse_attributes, split_fields
+from asyncbuild.records import dataclass
 
 STDOUT = "-"
 

@@ -6,7 +6,6 @@ The shapes are those of BuildKit's ``frontend.targets`` and ``frontend.outline``
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.expansion import Expander
@@ -16,6 +15,7 @@ from asyncbuild.dockerfile.source import Problem
 from asyncbuild.errors import DockerfileError, SourceLocation
 from asyncbuild.plan.nouns import Plan, StageRef
 from asyncbuild.plan.scope import StageScope
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

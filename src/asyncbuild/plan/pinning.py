@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from asyncbuild.dockerfile import instructions as i
@@ -18,6 +17,7 @@ from asyncbuild.dockerfile.lines import is_comment
 from asyncbuild.errors import SourceLocation
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.records import dataclass
 
 
 class Standing(Enum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 from asyncbuild.dockerfile import instructions as i
@@ -29,6 +29,7 @@ from asyncbuild.plan.nouns import (
 )
 from asyncbuild.plan.scope import BuildArguments
 from asyncbuild.plan.sources import StageNames, sources_in
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

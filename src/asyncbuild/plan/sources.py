@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncbuild.dockerfile.instructions import Copy, From, Instruction, Run
 from asyncbuild.dockerfile.suggest import did_you_mean
@@ -22,6 +22,7 @@ from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.plan.contexts import NamedContexts
 from asyncbuild.plan.nouns import Base, ImageRef, Scratch, StageRef
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

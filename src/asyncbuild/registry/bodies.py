@@ -7,12 +7,12 @@ ends early leaves its body half read.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
 from asyncbuild.errors import StoreError
+from asyncbuild.records import dataclass
 
 CHUNK_BYTES = 1 << 20
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeVar
 from urllib.parse import quote
 
 import trio
 
 from asyncbuild.errors import Exchange, RateLimited, RegistryError, RemoteProtocolError
+from asyncbuild.records import dataclass
 from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest, read_token
 from asyncbuild.registry.authorize import Authorizer
 from asyncbuild.registry.bodies import Body, BytesBody

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from asyncbuild.errors import (
@@ -28,6 +27,7 @@ from asyncbuild.image.manifest import (
 )
 from asyncbuild.image.reference import Reference
 from asyncbuild.image.signing import referrers_tag
+from asyncbuild.records import dataclass
 from asyncbuild.registry.auth import Scope, Scopes
 from asyncbuild.registry.bodies import BytesBody
 from asyncbuild.registry.caller import Call

@@ -8,10 +8,10 @@ is not checked here: whoever unpacks the bytes hashes them anyway.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 
 from asyncbuild.errors import IntegrityError, RegistryError, RemoteProtocolError
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.records import dataclass
 from asyncbuild.registry.auth import Scope
 from asyncbuild.registry.caller import Call, Caller, Failed
 from asyncbuild.registry.encoding import BlobInflater, Damaged, is_encoded

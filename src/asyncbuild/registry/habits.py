@@ -7,7 +7,7 @@ None of them says so before it refuses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from asyncbuild.records import dataclass
 
 SMALL_REQUEST = 4 << 20
 """Bytes of one request to a registry that refused a larger one."""

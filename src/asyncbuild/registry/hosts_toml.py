@@ -8,12 +8,13 @@ host. One deviation: a push goes to a host only if the file names the capability
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from asyncbuild.errors import InputError
 from asyncbuild.image.reference import DOCKER_HUB
+from asyncbuild.records import dataclass
 from asyncbuild.registry.hosts import API_ROOT, HostSettings
 from asyncbuild.registry.protocol import DOCKER_HUB_API
 

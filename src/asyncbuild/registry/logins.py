@@ -11,13 +11,14 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import trio
 
 from asyncbuild.errors import InputError, StoreError, UsageError
 from asyncbuild.image.reference import DOCKER_HUB
+from asyncbuild.records import dataclass
 from asyncbuild.registry.auth import Credential
 from asyncbuild.registry.credentials import (
     DOCKER_HUB_KEY,

@@ -7,7 +7,7 @@ there is no limit on the whole. What the reader does between its reads is not co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

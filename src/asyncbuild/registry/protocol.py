@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from asyncbuild.errors import (
@@ -25,6 +24,7 @@ from asyncbuild.errors import (
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import INDEX_TYPES, MANIFEST_TYPES
 from asyncbuild.image.reference import DOCKER_HUB
+from asyncbuild.records import dataclass
 
 MANIFEST_ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 MANIFEST_LIMIT = 4 << 20

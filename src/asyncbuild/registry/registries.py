@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +18,7 @@ import httpx
 import trio
 
 from asyncbuild.errors import AsyncbuildError, RegistryError
+from asyncbuild.records import dataclass
 from asyncbuild.registry.authorize import Authorizer, Realms
 from asyncbuild.registry.caller import Caller, Host, Patience, WireTokenService
 from asyncbuild.registry.client import RegistryClient

@@ -9,10 +9,10 @@ Docker Hub's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from asyncbuild.errors import InputError
+from asyncbuild.records import dataclass
 
 _WHEN = frozenset({"all", "digest-only", "tag-only"})
 

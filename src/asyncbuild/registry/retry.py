@@ -7,8 +7,9 @@ get an answer at all may be temporary too, unless the network says that it is no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+
+from asyncbuild.records import dataclass
 
 TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 521, 522, 523, 524})
 """RFC 9110 and RFC 6585; 521 to 524 are Cloudflare's, which stands before large registries."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from asyncbuild.errors import RegistryError, RegistryUnavailable
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.records import dataclass
 from asyncbuild.registry.auth import Scope
 from asyncbuild.registry.caller import Caller
 from asyncbuild.registry.download import BlobPart, BlobReader

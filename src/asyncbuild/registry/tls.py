@@ -8,11 +8,11 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import trio
 
 from asyncbuild.errors import UsageError
+from asyncbuild.records import dataclass
 
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 

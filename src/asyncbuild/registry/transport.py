@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ import httpcore
 import httpx
 import trio
 
+from asyncbuild.records import dataclass
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.network import PLACEHOLDER, NotTls, SocketBackend
 from asyncbuild.registry.protocol import api_host, is_loopback

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -20,6 +19,7 @@ import trio
 
 from asyncbuild import __version__
 from asyncbuild.errors import Exchange, RegistryError, RegistryUnavailable, RemoteProtocolError
+from asyncbuild.records import dataclass
 from asyncbuild.registry.bodies import Body, Reading
 from asyncbuild.registry.encoding import Damaged, inflated, is_encoded
 from asyncbuild.registry.network import AddressRefused, HostUnknown, ProxyRefused, TlsRefused

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from asyncbuild.errors import InputError, StoreError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 from asyncbuild.report.events import (
     BuildFailed,
     BuildFinished,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from asyncbuild.records import dataclass
 from asyncbuild.report.events import RunOutput, Step, Stream
 from asyncbuild.report.lines import LineJoiner
 

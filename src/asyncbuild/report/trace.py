@@ -12,11 +12,12 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncbuild.errors import StoreError
+from asyncbuild.records import dataclass
 from asyncbuild.report.events import (
     Event,
     ImageResolved,

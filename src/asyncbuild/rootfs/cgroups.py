@@ -13,10 +13,10 @@ from __future__ import annotations
 import itertools
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.errors import AsyncbuildError
+from asyncbuild.records import dataclass
 
 PROC = Path("/proc/self")
 """Where it is told which groups this process is in, and where they are mounted."""

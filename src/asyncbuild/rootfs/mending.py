@@ -6,13 +6,13 @@ import errno
 import os
 import shutil
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.layers.changeset import Entry, FileSource, Kind, path_order
 from asyncbuild.layers.marks import make_opaque, make_whiteout
 from asyncbuild.layers.records import records, set_owner_and_mode
 from asyncbuild.layers.xattrs import set_xattrs
+from asyncbuild.records import dataclass
 
 _NO_LINK = (errno.EMLINK, errno.EXDEV, errno.EPERM)
 _DEVICES = {

@@ -16,11 +16,11 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.errors import IsolationError
 from asyncbuild.layers.changeset import Entry, Kind
+from asyncbuild.records import dataclass
 from asyncbuild.rootfs.plainroot import remove, set_attributes, write_entry
 from asyncbuild.rootfs.reserved import Reserved, Unreserved
 from asyncbuild.rootfs.view import DirectoryTree, View

@@ -23,10 +23,10 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.errors import IsolationError
+from asyncbuild.records import dataclass
 
 _INTERPRETER_HEADER = 3  # PT_INTERP of elf(5)
 _UNUSED = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "config-*")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from asyncbuild.layers.changeset import Kind
 from asyncbuild.layers.paths import ancestors, join
+from asyncbuild.records import dataclass
 from asyncbuild.rootfs.trees import Node, Tree
 from asyncbuild.rootfs.view import View
 

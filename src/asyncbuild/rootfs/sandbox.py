@@ -15,7 +15,6 @@ import socket
 import stat
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -23,6 +22,7 @@ import trio
 
 from asyncbuild.errors import DockerfileError, IsolationError, StoreError
 from asyncbuild.layers import marks
+from asyncbuild.records import dataclass
 from asyncbuild.rootfs import init
 from asyncbuild.rootfs.interpreter import python
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES

@@ -16,7 +16,8 @@ from __future__ import annotations
 import errno
 import platform
 import struct
-from dataclasses import dataclass
+
+from asyncbuild.records import dataclass
 
 _NEWEST = 466  # removexattrat: the same number everywhere since 2018
 _CLONE3 = 435

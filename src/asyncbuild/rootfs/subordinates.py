@@ -7,8 +7,9 @@ import pwd
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from asyncbuild.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

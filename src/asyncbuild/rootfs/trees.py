@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Hashable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from asyncbuild.layers.marks import family, is_opaque, is_whiteout
 from asyncbuild.layers.paths import ancestors, join, parent_of
 from asyncbuild.layers.records import as_recorded
 from asyncbuild.layers.xattrs import read_xattrs
+from asyncbuild.records import dataclass
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,

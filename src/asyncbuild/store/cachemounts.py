@@ -21,10 +21,11 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from asyncbuild.records import dataclass
 from asyncbuild.store.disk import explained
 from asyncbuild.store.journal import Journal
 

@@ -20,9 +20,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from asyncbuild.records import dataclass
 from asyncbuild.store.disk import sync_file_system
 
 _NAME = "journal"

@@ -23,11 +23,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.errors import StoreError
 from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
+from asyncbuild.records import dataclass
 from asyncbuild.store.disk import write_atomically
 
 _VERSION = "1.0.0"

@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from typing import Self
 from asyncbuild.errors import IntegrityError
 from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
 from asyncbuild.layers.facts import UnpackedFacts
+from asyncbuild.records import dataclass
 from asyncbuild.store.cachemounts import CacheMounts
 from asyncbuild.store.disk import boot_id, explained, write_atomically
 from asyncbuild.store.journal import Doubt, Journal

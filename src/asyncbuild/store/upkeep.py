@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbuild.errors import StoreError
+from asyncbuild.records import dataclass
 from asyncbuild.store.disk import explained
 from asyncbuild.store.layout import Item, Layout
 from asyncbuild.store.removal import remove_tree

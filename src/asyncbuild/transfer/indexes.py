@@ -8,7 +8,7 @@ one digest there is one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import trio
 
@@ -25,6 +25,7 @@ from asyncbuild.image.manifest import (
 )
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.registries import Registries
 from asyncbuild.report.events import Reporter

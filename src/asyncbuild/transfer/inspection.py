@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from asyncbuild.errors import AsyncbuildError, UsageError
 from asyncbuild.image.config import ImageConfig, InvalidConfig
 from asyncbuild.image.manifest import Descriptor, Index, Manifest
 from asyncbuild.image.platform import Platform
+from asyncbuild.records import dataclass
 from asyncbuild.registry.client import Fetched
 from asyncbuild.transfer.copying import ATTESTATION_OF
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 import trio
@@ -12,6 +12,7 @@ from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 from asyncbuild.registry.bodies import Body
 from asyncbuild.registry.client import Fetched, RegistryClient
 

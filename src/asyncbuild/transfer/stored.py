@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import trio
 
@@ -10,6 +10,7 @@ from asyncbuild.errors import InputError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, InvalidManifest, parse_manifest
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import dataclass
 from asyncbuild.registry.bodies import Body, FileBody
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.registries import Registries
