@@ -239,18 +239,22 @@ class Cache:
         return made.created or self._job.created, made.written
 
     def _settle(self, made: Made) -> CachedLayer | None:
-        """Keep what a step made, as a layer if it was packed and as a tree if not."""
+        """Keep what a step made: as a layer if it was packed, as a tree if not. What was packed but for
+        some of it is kept as both: the layer is the image's, and the tree is what later steps see.
+        """
         work = made.work()
         layer = made.layer
+        kept = CachedLayer()
         if isinstance(layer, NewLayer) and layer.packed.done and not layer.packed.failed:
             packed = layer.packed.value_nowait()
-            if work is not None:
+            kept = CachedLayer(packed.descriptor, packed.diff_id)
+            if work is not None and layer.whole:
                 self._job.store.commit_layer(self._bare(work), packed.diff_id, UnpackedFacts())
-            return CachedLayer(packed.descriptor, packed.diff_id)
+                return kept
         if work is None or not made.keys:
-            return None
+            return kept if kept.packed else None
         self._job.store.commit_tree(self._bare(work), made.keys[0].hex)
-        return CachedLayer(tree=made.keys[0].hex)
+        return replace(kept, tree=made.keys[0].hex)
 
     def _bare(self, work: Path) -> Path:
         """A work directory with the ``fs/`` of another one, and nothing else."""

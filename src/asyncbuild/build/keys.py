@@ -16,6 +16,7 @@ from asyncbuild.build.recipes import (
     linked_recipe,
     run_recipe,
     scratch_recipe,
+    trimmed,
     workdir_recipe,
 )
 from asyncbuild.build.remotes import remote_of
@@ -40,14 +41,14 @@ async def stage_keys(session: Session, index: int) -> StageKeys:
 
 
 async def base_key(session: Session, outline: StageOutline) -> Key | None:
-    """The key of what a stage is FROM."""
+    """The key of what a stage is FROM, as its steps see it."""
     match outline.base:
         case StageOutline(stage=stage):
             return (await session.keys(stage.index).wait()).final
         case BaseImage() as image:
-            return image_recipe(image).key
+            return trimmed(image_recipe(image), session.request).key
         case _:
-            return scratch_recipe(outline.stage.platform).key
+            return trimmed(scratch_recipe(outline.stage.platform), session.request).key
 
 
 async def keys_upon(
@@ -89,7 +90,8 @@ async def _copy_key(
     if sources is None:
         return StepKey(None, late)
     recipe = None if upon is None else copy_recipe(step, upon, sources)
-    return StepKey(recipe, late, linked_recipe(step, sources))
+    linked = linked_recipe(step, sources)
+    return StepKey(recipe, late, None if linked is None else trimmed(linked, session.request))
 
 
 async def _sources(

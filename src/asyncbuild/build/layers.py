@@ -29,11 +29,15 @@ class BaseLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewLayer:
-    """A layer that a step of this build makes: ``file`` grows while it is packed."""
+    """A layer that a step of this build makes: ``file`` grows while it is packed.
+
+    ``whole``: it holds all that the step changed, as it is; nothing was left out or given another time.
+    """
 
     label: str
     file: GrowingFile
     packed: Future[PackedLayer]
+    whole: bool = True
 
 
 ImageLayer = BaseLayer | NewLayer

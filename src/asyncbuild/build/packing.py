@@ -72,7 +72,7 @@ class Packer:
             self._job.nursery, f"pack {step.label}", self._pack, step, file, work
         )
         self._begun.append(packed)
-        return NewLayer(step.label, file, packed)
+        return NewLayer(step.label, file, packed, whole=self._trim == Trim())
 
     async def settle(self) -> None:
         """Return when no layer is being packed any more, whether that went well or not."""

@@ -20,6 +20,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
 from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.image.platform import Platform
+from asyncbuild.layers.paths import clean
 from asyncbuild.records import dataclass
 
 
@@ -71,6 +72,21 @@ def image_recipe(image: BaseImage) -> Recipe:
 def scratch_recipe(platform: Platform) -> Recipe:
     """Nothing, for a platform."""
     return Recipe("scratch", (("platform", str(platform)),))
+
+
+def trimmed(recipe: Recipe, request: BuildRequest) -> Recipe:
+    """``recipe``, for a build whose layers leave files out, or have no times later than the build's."""
+    if not request.ignored_paths and not request.clamp_times:
+        return recipe
+    ignored = tuple(sorted({clean(path) for path in request.ignored_paths} - {""}))
+    return Recipe(
+        f"trimmed {recipe.kind}",
+        (
+            *recipe.parts,
+            ("--ignore-path", ignored),
+            ("no later times", int(request.clamp_times)),
+        ),
+    )
 
 
 def run_recipe(

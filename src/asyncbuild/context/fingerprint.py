@@ -113,20 +113,21 @@ def entry_fingerprint(entry: Entry, path: str, contents: ContentDigests) -> Fing
 
 def source_fingerprint(sources: Iterable[CopySource], contents: ContentDigests) -> Fingerprint:
     """What the sources of a COPY are: their names and everything below them."""
-    return tuple(
-        (
-            source.name,
-            tuple(
-                entry_fingerprint(
-                    entry if entry.kind is not Kind.HARDLINK else _linked(entry, source),
-                    source.relative(entry.path),
-                    contents,
-                )
-                for entry in source.entries
-            ),
+    return tuple(_source_fingerprint(source, contents) for source in sources)
+
+
+def _source_fingerprint(source: CopySource, contents: ContentDigests) -> Fingerprint:
+    """One source. That a directory is only passed through counts: it leaves one that exists its owner."""
+    entries = tuple(
+        entry_fingerprint(
+            entry if entry.kind is not Kind.HARDLINK else _linked(entry, source),
+            source.relative(entry.path),
+            contents,
         )
-        for source in sources
+        for entry in source.entries
     )
+    passing = tuple(sorted(map(source.relative, source.passing)))
+    return (source.name, entries, passing) if passing else (source.name, entries)
 
 
 def _linked(entry: Entry, source: CopySource) -> Entry:
