@@ -39,6 +39,10 @@ differential *arguments:
 pod-cases *arguments: setup
     ASYNCBUILD_CASES_IN=pod .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
 
+# the same in / of a pod that does not even permit chroot: minutes
+inplace-cases *arguments: setup
+    ASYNCBUILD_CASES_IN=inplace .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
+
 # every case as an ordinary user, with subordinate ids and without: minutes
 rootless-cases *arguments: setup
     ASYNCBUILD_CASES_IN=rootless .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}

@@ -13,7 +13,7 @@ import pytest
 
 from support.commands import asyncbuild_here, context, environment, told
 from support.own_image import OwnImage
-from support.pod import Pod
+from support.pod import WITHOUT_CHROOT, Pod
 from support.pod_profile import CAPABILITIES
 from support.registry import DockerRegistry
 from support.scratch import scratch
@@ -24,7 +24,6 @@ pytestmark = pytest.mark.integration
 ENVIRONMENT = {"SOURCE_DATE_EPOCH": "1700000000", "WORD": "hidden"}
 WAYS = ("chroot", "inplace")
 """What a pod permits; in place it need not even permit chroot."""
-WITHOUT_CHROOT = tuple(name for name in CAPABILITIES if name != "CAP_SYS_CHROOT")
 FILES = {
     "file": "text\n",
     "tree/a": "a\n",

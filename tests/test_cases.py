@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ from support.cases import (
 )
 from support.commands import COMMAND, asyncbuild_here, environment
 from support.own_image import OwnImage
-from support.pod import Pod
+from support.pod import WITHOUT_CHROOT, Pod
 from support.pulled import Pulled, Tree, inspect_config, pull, read_tree, unpack
 from support.registry import DockerRegistry
 from support.sources import WebServer
@@ -57,14 +57,15 @@ NEED_MORE: dict[str, dict[str, str]] = {
         "run-security-sandbox": "a /proc",
         "run-shm-size": "a tmpfs with a limit",
     },
+    "inplace": {},
     "rootless": {},
     "single": {},
 }
 """What some cases need and a place refuses."""
 WHERE = os.environ.get("ASYNCBUILD_CASES_IN", "")
 """Where to build instead of here, by what that place permits; the judges are the same. ``pod``: an ordinary
-pod (``just pod-cases``); ``rootless``, ``single``: as an ordinary user, with subordinate ids or without
-(``just rootless-cases``).
+pod (``just pod-cases``); ``inplace``: in ``/`` of a pod without CAP_SYS_CHROOT (``just inplace-cases``);
+``rootless``, ``single``: as an ordinary user, with subordinate ids or without (``just rootless-cases``).
 """
 
 
@@ -134,6 +135,9 @@ def build(
     elif elsewhere is not None:
         store.mkdir(exist_ok=True)
         pod = Pod(elsewhere, directory, {str(path): path for path in (directory, store)})
+        if WHERE == "inplace":
+            words[1:1] = ["--isolation", "inplace"]
+            pod = replace(pod, capabilities=WITHOUT_CHROOT)
         line = [*elsewhere.config["Entrypoint"], *words]
         done = pod.run(*line, stdin=given, env=case.environ, cwd=str(directory))
     else:
@@ -148,7 +152,7 @@ CHOSEN = [case for case in CASES if case.name not in NEED_MORE.get(WHERE, {})]
 @pytest.fixture(scope="module")
 def elsewhere(place: Place, request: pytest.FixtureRequest) -> OwnImage | User | None:
     """Who builds, or what the pod's image is; None for root on this machine."""
-    if WHERE == "pod":
+    if WHERE in ("pod", "inplace"):
         image: OwnImage = request.getfixturevalue("pod_image")
         return image
     if WHERE not in ("rootless", "single"):

@@ -34,6 +34,10 @@ exec "$@"
 """
 
 
+WITHOUT_CHROOT = tuple(name for name in pod_profile.CAPABILITIES if name != "CAP_SYS_CHROOT")
+"""Capabilities of a pod which may not even change its root."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """What its container is like. ``volumes`` are directories of this machine by where they are mounted; those
@@ -48,6 +52,7 @@ class Pod:
     read_only_volumes: frozenset[str] = frozenset()
     user: tuple[int, int] = (0, 0)
     capabilities: tuple[str, ...] = tuple(pod_profile.CAPABILITIES)
+    namespaces: tuple[str, ...] = ("pid", "ipc", "uts", "mount")
     memory: int = 0
     root_size: int = 2 << 30
 
@@ -111,12 +116,12 @@ class Pod:
                 "capabilities": held,
             },
             "root": {"path": str(bundle / "root/merged"), "readonly": self.read_only},
-            "hostname": "pod",
+            **({"hostname": "pod"} if "uts" in self.namespaces else {}),
             "mounts": [*_system_mounts(), *_kubelet_mounts(bundle), *self._volume_mounts()],
             "linux": {
                 "cgroupsPath": f"/asyncbuild-tests/{bundle.name}",
                 "resources": {"memory": {"limit": self.memory}} if self.memory else {},
-                "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
+                "namespaces": [{"type": kind} for kind in self.namespaces],
                 "seccomp": pod_profile.system_calls(list(self.capabilities)),
                 "maskedPaths": pod_profile.MASKED,
                 "readonlyPaths": pod_profile.READ_ONLY,

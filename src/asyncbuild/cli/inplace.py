@@ -173,6 +173,7 @@ def _of_registries(settings: RegistrySettings) -> Iterator[str]:
 def _of_this_place() -> Iterator[str]:
     home = os.path.expanduser("~")
     named = (os.environ.get(name, "") for name in _NAMED)
-    there = (*MARKS, *_NETWORK, *(os.path.join(home, name) for name in _LOGINS), *named)
+    there = (*_NETWORK, *(os.path.join(home, name) for name in _LOGINS), *named)
     yield from _KERNEL
     yield from (path for path in there if path and os.path.exists(path))
+    yield from (os.path.realpath(mark) for mark in MARKS if os.path.exists(mark))

@@ -84,7 +84,7 @@ def serve(run: Callable[[Orders, int], Verdict]) -> None:
         except AsyncbuildError as error:
             verdict = ("failed", "reading or writing the root", 0, error.message)
         except BaseException as error:  # noqa: BLE001 - the builder shows it; there is no one else
-            verdict = ("failed", "the chroot", 0, repr(error))
+            verdict = ("failed", "its helper", 0, repr(error))
         tell(control, verdict)
     os._exit(0)
 

@@ -60,11 +60,7 @@ class Places:
         self._make_parents(parent)
         host, above = f"{self._root}/{real}", f"{self._root}/{parent}"
         times = _times(above)
-        kept = self._fresh()
-        try:
-            os.rename(host, kept)
-        except FileNotFoundError:
-            kept = ""
+        kept = self._set_aside(host) if os.path.lexists(host) else ""
         self._undo.append(lambda: _put_back(host, above, kept))
         make(host)
         os.utime(above, ns=times)
@@ -109,9 +105,18 @@ class Places:
             os.utime(above, ns=times)
             self._undo.append(lambda host=host, above=above: _remove_empty(host, above))  # type: ignore[misc]
 
-    def _fresh(self) -> str:
+    def _set_aside(self, host: str) -> str:
+        """Move what stands at ``host``; in the same directory if that is on another file system."""
         self._number += 1
-        return f"{self._aside}/{self._number}"
+        kept = f"{self._aside}/{self._number}"
+        try:
+            os.rename(host, kept)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            kept = f"{os.path.dirname(host)}/.asyncbuild-{self._number}"
+            os.rename(host, kept)
+        return kept
 
     def _read_link(self, path: str) -> str | None:
         try:
