@@ -7,7 +7,7 @@ The rules are those of BuildKit's shell lexer, which resembles sh but is not sh:
 3. ``$NAME``, ``${NAME}`` and the modifiers ``:-`` ``-`` ``:+`` ``+`` ``:?`` ``?`` ``#`` ``##`` ``%``
    ``%%`` ``/`` ``//``; their operands are expanded in turn. An unset variable is empty.
 4. ``$1``, ``$@`` and the other special parameters are never set. ``$`` before anything else is a ``$``.
-5. Patterns of ``#``, ``%`` and ``/`` know ``*`` and ``?``, and no brackets.
+5. Patterns of ``#``, ``%`` and ``/`` know ``*`` and ``?``, and no brackets (`patterns`).
 
 Nothing here knows a Dockerfile's lines: a failure is a `WordError`, placed by the caller.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from asyncbuild.dockerfile.patterns import ShellPattern, Steps, TooManySteps
 from asyncbuild.records import dataclass
 
 SPACES = (
@@ -284,9 +285,11 @@ class _Lexer:
                 state = "unset" if value is None else "empty"
                 raise WordError(f"{name}: {operand or f'is not allowed to be {state}'}")
             return value or ""
-        trim = _trim_prefix if mark == "#" else _trim_suffix
-        greedy = operand.startswith(mark)
-        return trim(operand[1:] if greedy else operand, value or "", greedy=greedy)
+        longest = operand.startswith(mark)
+        pattern = _pattern(operand[1:] if longest else operand)
+        if mark == "#":
+            return _without_prefix(pattern, value or "", longest=longest)
+        return _without_prefix(pattern.reversed(), (value or "")[::-1], longest=longest)[::-1]
 
     def _replace(self, name: str) -> str:
         """``${name/pattern/text}`` and ``${name//pattern/text}``."""
@@ -299,58 +302,45 @@ class _Lexer:
         value = self._look_up(name)
         if value is None and self.rules.keep_unset:
             return f"${{{name}{'//' if every else '/'}{pattern}/{replacement}}}"
-        expression = re.compile(_pattern_expression(pattern, greedy=True))
-        return _substitute(expression, value or "", replacement, every=every)
+        return _substitute(_pattern(pattern), value or "", replacement, every=every)
 
 
-def _substitute(expression: re.Pattern[str], value: str, replacement: str, *, every: bool) -> str:
-    """Replace the first or every match; an empty match right after a match does not count."""
+def _pattern(text: str) -> ShellPattern:
+    try:
+        return ShellPattern.parse(text)
+    except ValueError as problem:
+        raise WordError(str(problem)) from None
+
+
+def _without_prefix(pattern: ShellPattern, value: str, *, longest: bool) -> str:
+    try:
+        end = pattern.end(value, Steps(), longest=longest)
+    except TooManySteps as problem:
+        raise WordError(str(problem)) from None
+    return value if end is None else value[end:]
+
+
+def _substitute(pattern: ShellPattern, value: str, replacement: str, *, every: bool) -> str:
+    """Replace the first or every match."""
+    plain = pattern.plain
+    if plain is not None:
+        times = value.count(plain) if every else 1
+        _check_growth(times * len(replacement))
+        return value.replace(plain, replacement, times)
     pieces: list[str] = []
     done = 0
-    last_end = -1
-    for match in expression.finditer(value):
-        if match.start() == match.end() == last_end:
-            continue
-        pieces += [value[done : match.start()], replacement]
-        if len(pieces) * len(replacement) > 2 * GROWTH_LIMIT:
-            raise WordError(f"a replacement makes more than {GROWTH_LIMIT} characters")
-        done = last_end = match.end()
-        if not every:
-            break
+    try:
+        for start, end in pattern.matches(value, Steps()):
+            pieces += [value[done:start], replacement]
+            _check_growth(len(pieces) // 2 * len(replacement))
+            done = end
+            if not every:
+                break
+    except TooManySteps as problem:
+        raise WordError(str(problem)) from None
     return "".join([*pieces, value[done:]])
 
 
-def _pattern_expression(pattern: str, *, greedy: bool) -> str:
-    """A shell pattern (``*`` and ``?``, no brackets) as a regular expression."""
-    star = ".*" if greedy else ".*?"
-    out: list[str] = []
-    characters = iter(enumerate(pattern))
-    for place, character in characters:
-        if character == "*":
-            if out[-1:] != [star]:
-                out.append(star)
-        elif character == "?":
-            out.append(".")
-        elif character == "\\":
-            following = pattern[place + 1 : place + 2]
-            if following in ("}", "/"):
-                continue  # escaped for the substitution's sake: no part of the pattern
-            if not following or following not in "*?\\":
-                raise WordError(f"invalid pattern ({pattern}): \\{following} escapes nothing")
-            out.append(re.escape(following))
-            next(characters)
-        else:
-            out.append(re.escape(character))
-    return "".join(out)
-
-
-def _trim_prefix(pattern: str, value: str, *, greedy: bool) -> str:
-    match = re.match(_pattern_expression(pattern, greedy=greedy), value)
-    return value[match.end() :] if match else value
-
-
-def _trim_suffix(pattern: str, value: str, *, greedy: bool) -> str:
-    """The shortest or longest suffix: both sides are reversed, then it is a prefix."""
-    tokens = re.findall(r"\\.|.", pattern, re.DOTALL)
-    mirrored = "".join(reversed(tokens))
-    return _trim_prefix(mirrored, value[::-1], greedy=greedy)[::-1]
+def _check_growth(characters: int) -> None:
+    if characters > GROWTH_LIMIT:
+        raise WordError(f"a replacement makes more than {GROWTH_LIMIT} characters")
