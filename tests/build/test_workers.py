@@ -9,18 +9,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from asyncbuild.build.workers import WorkerPool
+from asyncbuild.build.workers import SMALL_BYTES, SMALL_ENTRIES, WorkerPool
 from asyncbuild.errors import (
     AsyncbuildError,
     InputError,
     IntegrityError,
     LayerError,
     RegistryUnavailable,
+    StoreError,
 )
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import OCI_LAYER_GZIP, Descriptor
@@ -61,11 +63,10 @@ def _children_of_other_tests() -> None:
 
 def children() -> list[int]:
     """The processes that this one has started during a test and not yet waited for."""
-    found = [
-        int(pid)
-        for task in os.listdir("/proc/self/task")
-        for pid in Path(f"/proc/self/task/{task}/children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in os.listdir("/proc/self/task"):
+        with suppress(OSError):  # a thread that has just ended
+            found += map(int, Path(f"/proc/self/task/{task}/children").read_text().split())
     return [pid for pid in found if pid not in _others]
 
 
@@ -109,12 +110,37 @@ def test_as_many_children_as_jobs_at_once(shm_path: Path) -> None:
         async with WorkerPool(2) as pool:
             async with trio.open_nursery() as nursery:
                 for number in range(6):
-                    changes = ChangeSet.of([file("f", b"%d" % number * 100_000)])
+                    changes = ChangeSet.of([file("f", b"%d" % number * (SMALL_BYTES + 1))])
                     nursery.start_soon(pool.pack, changes, shm_path / str(number), GZIP)
             assert len(children()) == 2
 
     trio.run(main)
     assert len(os.listdir(shm_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("entries", "size", "begun"),
+    [
+        (SMALL_ENTRIES, 10, 0),
+        (SMALL_ENTRIES + 1, 10, 1),
+        (1, SMALL_BYTES, 0),
+        (1, SMALL_BYTES + 1, 1),
+    ],
+)
+def test_small_changes_need_no_child(shm_path: Path, entries: int, size: int, begun: int) -> None:
+    """Few files of few bytes are packed here, and a child makes the same layer of them."""
+    changes = ChangeSet.of([file(f"f{number}", b"x" * size) for number in range(entries)])
+
+    async def main() -> None:
+        async with WorkerPool(1) as pool:
+            packed = await pool.pack(changes, shm_path / "blob", GZIP)
+            assert len(children()) == begun
+            assert packed == pack_bytes(changes, GZIP)[1]
+            with pytest.raises(StoreError, match="blob"):
+                await pool.pack(changes, shm_path / "blob", GZIP)
+
+    trio.run(main)
+    assert (shm_path / "blob").read_bytes() == pack_bytes(changes, GZIP)[0]
 
 
 def test_progress_while_packing(shm_path: Path) -> None:
@@ -234,10 +260,10 @@ def test_a_child_that_is_killed(shm_path: Path, *, busy: bool) -> None:
                     await pool.unpack(described(BLOB), None, fresh(shm_path / "a"), killing())
                 assert "memory" in (error.value.hint or "")
             else:
-                await pool.pack(ChangeSet(), shm_path / "a", GZIP)
+                await pool.pack_upper(fresh(shm_path / "u"), [], shm_path / "a", GZIP)
                 os.kill(children()[0], signal.SIGKILL)
                 await _dead(children()[0])
-            await pool.pack(ChangeSet(), shm_path / "b", GZIP)
+            await pool.pack_upper(fresh(shm_path / "v"), [], shm_path / "b", GZIP)
             assert len(children()) == 1
 
     trio.run(main)
@@ -267,9 +293,9 @@ async def recorded():
 workers._Child.start = recorded
 async def main():
     async with WorkerPool(2) as pool:
-        await pool.pack(ChangeSet(), place / "blob", GZIP)
-        pool._idle.pop()
         (place / "out").mkdir()
+        await pool.pack_upper(place / "out", [], place / "blob", GZIP)
+        pool._idle.pop()
         await pool.unpack(Descriptor("x", Digest.of(b"x"), 10), None, place / "out", stuck())
 trio.run(main)
 """

@@ -31,13 +31,16 @@ from asyncbuild.layers.compression import Compression
 from asyncbuild.layers.extract import ExtractJob
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.limits import LIMITS, LayerLimits
-from asyncbuild.layers.pack import PackedLayer
+from asyncbuild.layers.pack import PackedLayer, pack_to_file
 from asyncbuild.layers.unpack import Unpacked, UnpackJob
 from asyncbuild.rootfs.interpreter import python
 
 R = TypeVar("R", bound=worker.Result)
 
 PIPE_SIZE: Final = 1 << 20
+SMALL_ENTRIES: Final = 100
+SMALL_BYTES: Final = 1 << 20
+"""A change set up to both sizes is packed in a thread of the build itself."""
 _CLOSING_SECONDS: Final = 5
 _MAX_TRACE: Final = 4000
 
@@ -101,8 +104,14 @@ class WorkerPool:
         """Pack a change set into the new file ``blob_path``.
 
         ``on_progress`` gets the number of bytes that are in the file and final. Errors are those of
-        `asyncbuild.layers.pack.pack`; then the file holds anything.
+        `asyncbuild.layers.pack.pack`; then the file holds anything. Few and small files take a thread, and
+        no child has to be started for them.
         """
+        if _is_small(changes):
+            with worker.explained():
+                return await trio.to_thread.run_sync(
+                    pack_to_file, changes, str(blob_path), compression
+                )
         job = worker.PackJob(worker.flat(changes), str(blob_path), compression)
         return await self._run(job, PackedLayer, on_progress)
 
@@ -172,6 +181,13 @@ class WorkerPool:
                 return child
             await child.kill()
         return await _Child.start()
+
+
+def _is_small(changes: ChangeSet) -> bool:
+    """Whether packing holds the interpreter lock for a few ms at most."""
+    if len(changes.additions) > SMALL_ENTRIES:
+        return False
+    return sum(entry.size for entry in changes.additions) <= SMALL_BYTES
 
 
 def _error(failed: worker.Failed) -> Exception:

@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from asyncbuild.errors import AsyncbuildError, StoreError
@@ -210,15 +211,23 @@ def _receive(peer: socket.socket) -> tuple[Job | None, int | None]:
     return job, descriptors[0] if descriptors else None
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """An error of the system becomes one of ours."""
+    try:
+        yield
+    except OSError as error:
+        about = f": {error.filename!r}" if error.filename else ""
+        raise StoreError.of(f"a layer cannot be written{about}", error) from None
+
+
 def _answer(job: Job, pipe: int | None, peer: socket.socket) -> Answer:
     try:
-        return Done(_do(job, pipe, peer))
+        with explained():
+            return Done(_do(job, pipe, peer))
     except AsyncbuildError as error:
         error.__traceback__ = None
         return Failed(error)
-    except OSError as error:
-        about = f": {error.filename!r}" if error.filename else ""
-        return Failed(StoreError.of(f"a layer cannot be written{about}", error))
     except Exception:  # noqa: BLE001 - the build shows it; this process goes on
         import traceback  # noqa: PLC0415 - 3 ms of every child's start
 
