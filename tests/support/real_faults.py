@@ -58,11 +58,14 @@ from support.matrix import TINY
 from support.registry import DockerRegistry, Tls, make_tls, running_registry
 from support.tokens import ADMIN, PASSWORD, TokenService, token_service
 
-TIMEOUTS = Timeouts(connect=10.0, receive=3.0, send=10.0, commit=6.0)
+TIMEOUTS = Timeouts(connect=20.0, receive=8.0, send=20.0, commit=10.0)
+"""Longer than a busy machine keeps anybody waiting: of these operations, their proxies and registries many
+run at once.
+"""
 POLICY = RetryPolicy(base=0.02, longest=0.2)
 LARGE = 1 << 20
 """Bytes of the layer that is sent while it is made."""
-PACE = Pace(least=64 << 10, seconds=3.0)
+PACE = Pace(least=64 << 10, seconds=8.0)
 
 KINDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {

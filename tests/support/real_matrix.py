@@ -34,7 +34,9 @@ from support.real_faults import (
 )
 from support.tokens import ADMIN
 
-AT_ONCE = 24
+AT_ONCE = 8
+_WAITING = frozenset({"hang", "hang-in-the-middle", "trickle", "stalled-range", "429", "503"})
+"""Faults that cost time and no work: of these twice as many at once, beside the others."""
 
 EXIT_CODES: Mapping[str, frozenset[int]] = MappingProxyType(
     {
@@ -59,6 +61,14 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.fault} at {self.kind} of {self.operation}"
+
+
+def allowed_codes(cell: Cell) -> frozenset[int]:
+    """With what errors a case may end. A login that the token service takes for nobody's gives a token for
+    little; that is final where nothing more was asked for than the request wants.
+    """
+    refused = cell.fault == "401-once" and cell.kind == "token GET"
+    return frozenset({77}) if refused else EXIT_CODES.get(cell.fault, frozenset())
 
 
 def faults_at(kind: str) -> tuple[str, ...]:
@@ -106,9 +116,12 @@ class RealMatrix:
 
     async def play(self, cells: Iterable[Cell]) -> None:
         """Play cells, some at once."""
-        left = list(cells)
+        waiting: list[Cell] = []
+        working: list[Cell] = []
+        for cell in cells:
+            (waiting if cell.fault in _WAITING else working).append(cell)
 
-        async def some() -> None:
+        async def some(left: list[Cell]) -> None:
             while left:
                 cell = left.pop()
                 faults = script(cell.fault, cell.kind)
@@ -116,7 +129,9 @@ class RealMatrix:
 
         async with trio.open_nursery() as nursery:
             for _ in range(AT_ONCE):
-                nursery.start_soon(some)
+                nursery.start_soon(some, working)
+            for _ in range(2 * AT_ONCE):
+                nursery.start_soon(some, waiting)
 
     async def wrong(self) -> list[str]:
         """Everything that is not as it must be; skopeo reads every image."""
@@ -138,8 +153,10 @@ class RealMatrix:
         error = outcome.error
         if error is None and outcome.digest != self.right[cell.operation].digest:
             wrong.append("another image")
-        if error is not None and error.exit_code not in EXIT_CODES.get(cell.fault, ()):
-            asked = ", ".join(map(str, outcome.requests))
+        if error is not None and error.exit_code not in allowed_codes(cell):
+            asked = ", ".join(
+                f"{entry.method} {entry.path[-60:]} {entry.status}" for entry in outcome.requests
+            )
             wrong.append(f"{outcome.name} ({error.exit_code}): {error}; asked: {asked}")
         return wrong
 

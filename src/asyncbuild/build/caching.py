@@ -242,6 +242,8 @@ class Cache:
         """Keep what a step made: as a layer if it was packed, as a tree if not. What was packed but for
         some of it is kept as both: the layer is the image's, and the tree is what later steps see.
         """
+        if not made.steady():
+            return None
         work = made.work()
         layer = made.layer
         kept = CachedLayer()
@@ -277,6 +279,8 @@ class Cache:
                 if isinstance(layer, BaseLayer):
                     await export.fetch(layer.descriptor, layer.origin)
         named = [CachedLayer(*await layer_identity(layer)) for layer in whole]
+        if not all(made.steady() for made in chain):
+            return
         last = chain[-1]
         result = CachedResult(named[-1], tuple(named[:-1]), *self._times(last), last.step)
         await export.target.put(chain[-1].keys, result)

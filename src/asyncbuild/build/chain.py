@@ -20,7 +20,8 @@ class Made:
     linked layer. ``work`` gives, when the build has ended, the work directory that has its files in
     ``fs/``, if there is one. ``created`` is when it was made (seconds since the epoch); 0 is now.
     ``written`` is when what a look-up gave was first kept; None if that is unknown. ``step`` is the step as
-    its Dockerfile has it, for people.
+    its Dockerfile has it, for people. ``steady`` tells, when it was read, whether the files that it is made
+    of are still those of its keys.
     """
 
     keys: tuple[Key, ...]
@@ -31,6 +32,7 @@ class Made:
     created: int = 0
     written: int | None = None
     step: str = ""
+    steady: Callable[[], bool] = lambda: True
 
 
 Chain: TypeAlias = tuple[Made, ...]

@@ -36,6 +36,7 @@ from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import CachedLayer, CacheLost, Hit
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
+from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.nouns import ImageRef, Need, StageRef
 from asyncbuild.report import events
 
@@ -310,7 +311,8 @@ class _Walk:
             self._by_content[place] = await content_key(session, upon, change.changes)
         keys, linked = _known(self._keys_at(static, place)), static.steps[place].linked_key
         about = self._steps[place].about
-        made = Made(keys, linked, change.layer, change.work, step=about)
+        steady = partial(session.contents.are_steady, change.changes or ChangeSet())
+        made = Made(keys, linked, change.layer, change.work, step=about, steady=steady)
         self._state = replace(self._state, chain=(*self._state.chain, made))
         self._untold.append(self._state.chain)
         self._tell_cache()

@@ -26,13 +26,22 @@ from asyncbuild.report.events import LayerPacked, Step
 OnProgress = Callable[[int], None]
 Work = Callable[[Path, OnProgress], Awaitable[PackedLayer]]
 """Packs into a new file at the path, and tells how many of its bytes are final."""
+Check = Callable[[ChangeSet], Awaitable[None]]
 
 
 class Packer:
     """Makes layers of what steps changed; all of them with one compression, and trimmed alike."""
 
-    def __init__(self, job: Job, compression: Compression, trim: Trim | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        compression: Compression,
+        trim: Trim | None = None,
+        check: Check | None = None,
+    ) -> None:
+        """``check`` looks again at files that were packed."""
         self._job = job
+        self._check = check
         self._compression = compression
         self._trim = trim or Trim()
         self._begun: list[Future[PackedLayer]] = []
@@ -64,7 +73,10 @@ class Packer:
         self, changes: ChangeSet, path: Path, on_progress: OnProgress
     ) -> PackedLayer:
         trimmed = self._trim(changes)
-        return await self._job.workers.pack(trimmed, path, self._compression, on_progress)
+        packed = await self._job.workers.pack(trimmed, path, self._compression, on_progress)
+        if self._check is not None:
+            await self._check(changes)
+        return packed
 
     def _begin(self, step: Step, work: Work) -> NewLayer:
         file = self._job.closed_at_end(GrowingFile(self._job.store.new_blob()))

@@ -25,7 +25,7 @@ from asyncbuild.build.kept_mounts import KeptMounts
 from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
 from asyncbuild.build.listings import Listings
 from asyncbuild.build.outline import OutlinedStep, StageOutline, listed_steps
-from asyncbuild.build.packing import Packer
+from asyncbuild.build.packing import Check, Packer
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.remotes import Remotes, fetch_tools
@@ -51,7 +51,7 @@ from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
 from asyncbuild.plan.nouns import ContextRef, ImageRef, Need, Plan, PlanStage, StageRef
 from asyncbuild.records import dataclass
 from asyncbuild.registry.upload import UploadSession
-from asyncbuild.report.events import Event, Outcome
+from asyncbuild.report.events import Event, Outcome, WarningRaised
 from asyncbuild.rootfs.isolation import Isolation
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class Session:
         self.supply = Supply(job, resolver=resolver, keep_blobs=keep, warmed=warmed)
         newest = request.created if request.clamp_times else None
         trim = Trim.of(request.ignored_paths, newest)
-        self.packer = Packer(job, request.compression, trim)
+        self.packer = Packer(job, request.compression, trim, self.check_files)
         self.destinations = _destinations(job, self.supply, request.destinations)
         self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
         self.listings = Listings(job, self.supply, self.cache)
@@ -214,6 +214,18 @@ class Session:
         """Run something that uses ``contents`` in a thread, one at a time."""
         async with self._reading:
             return await trio.to_thread.run_sync(partial(work, *arguments))
+
+    async def check_files(self, changes: ChangeSet) -> None:
+        """Look again at the files that a step has read: one that has changed makes its result of no use to
+        other builds.
+        """
+        changed = await self.read_contents(self.contents.check, changes)
+        if changed:
+            more = f" and {len(changed) - 1} more files" if len(changed) > 1 else ""
+            text = (
+                f"{changed[0]}{more} changed while the build read it: the step will not be cached"
+            )
+            self.tell(WarningRaised(text))
 
     def prefetch(self, step: OutlinedStep) -> None:
         """Start what ``step`` will ask for: stages, and files of images."""
@@ -346,7 +358,7 @@ class Session:
 
     def materialise(self, changes: ChangeSet) -> Written:
         """``changes`` as a directory, written when it is first asked for."""
-        return Written(self.job, changes)
+        return Written(self.job, changes, self.check_files)
 
     async def _open_context(self) -> DirectoryContext:
         request = self.request
@@ -359,9 +371,10 @@ class Session:
 class Written:
     """A change set that becomes a directory when someone needs one."""
 
-    def __init__(self, job: Job, changes: ChangeSet) -> None:
+    def __init__(self, job: Job, changes: ChangeSet, check: Check) -> None:
         self._job = job
         self._changes = changes
+        self._check = check
         self._made: Future[Path] | None = None
 
     def directory(self) -> Future[Path]:
@@ -381,6 +394,7 @@ class Written:
     async def _write(self) -> Path:
         work = await trio.to_thread.run_sync(self._job.store.new_work, "copy", "fs")
         await self._job.workers.materialise(self._changes, work / "fs")
+        await self._check(self._changes)
         return work / "fs"
 
 

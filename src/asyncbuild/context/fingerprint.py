@@ -3,6 +3,10 @@
 A file's content is hashed once and remembered with what the kernel says of it (device, inode, size,
 mtime, ctime): an unchanged file of an unchanged context is not read again. A file whose times are as
 young as the hashing itself is not remembered, since it could change again within the clock's grain.
+
+A key and a layer must be of the same bytes, and a file is read for each of them. So each is looked at again
+when it was read; what a step made of one that has changed meanwhile is not to be kept under its key. (What
+the kernel does not tell, a change within a tick of its clock that keeps the size, is not found.)
 """
 
 from __future__ import annotations
@@ -39,13 +43,46 @@ class ContentDigests:
         self._known: dict[str, tuple[Stat, bytes]] = _load(path)
         self._kept: dict[str, tuple[Stat, bytes]] = {}
         self._buffer = memoryview(bytearray(_BUFFER))
+        self._seen: dict[str, Stat] = {}
+        self._changed: set[str] = set()
+        self._own = None if path is None else f"{path.parent}/"
         self.read = 0
+
+    def check(self, changes: ChangeSet) -> list[str]:
+        """Look again at the files that ``changes`` were read from; those that are newly found changed."""
+        found = []
+        for entry in changes.additions:
+            if isinstance(entry.source, FileSource):
+                with suppress(OSError):  # it was read, and is of no interest any more
+                    path = entry.source.path
+                    if self._has_changed(path, _stat(os.lstat(path))):
+                        found.append(path)
+        return found
+
+    def are_steady(self, changes: ChangeSet) -> bool:
+        """Whether none of the files of ``changes`` has been found changed."""
+        return not self._changed or not any(
+            isinstance(entry.source, FileSource) and entry.source.path in self._changed
+            for entry in changes.additions
+        )
+
+    def _has_changed(self, path: str, stat: Stat) -> bool:
+        """Whether a file is found changed now. A change of its attributes (a link more) does not count,
+        and files of our own do not change.
+        """
+        if self._own is not None and path.startswith(self._own):
+            return False
+        before = self._seen.setdefault(path, stat)
+        if before[:4] == stat[:4] or path in self._changed:
+            return False
+        self._changed.add(path)
+        return True
 
     def of(self, path: str) -> bytes:
         """The sha256 of the file at ``path`` (absolute, not followed)."""
         try:
-            found = os.lstat(path)
-            stat = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            stat = _stat(os.lstat(path))
+            self._has_changed(path, stat)
             known = self._known.get(path)
             if known is not None and known[0] == stat:
                 digest = known[1]
@@ -77,6 +114,10 @@ class ContentDigests:
         finally:
             os.close(descriptor)
         return digest.digest()
+
+
+def _stat(found: os.stat_result) -> Stat:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _load(path: Path | None) -> dict[str, tuple[Stat, bytes]]:
