@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,14 +16,15 @@ import trio
 from asyncbuild.build.request import CachePlace
 from asyncbuild.build.run_options import RunOptions, Secret
 from asyncbuild.build.workers import WorkerPool
+from asyncbuild.cache.registry import RESULT
 from asyncbuild.errors import RunFailed
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.pack import PackedLayer
-from asyncbuild.report.events import Event, Outcome, StepFinished
+from asyncbuild.report.events import Event, Outcome, StepFinished, WarningRaised
 from asyncbuild.testing.faults import Respond, Rule
 from asyncbuild.testing.registry import RegistryDouble
-from support.builds import HOST, Recorder, World, add_busybox, add_image
+from support.builds import HOST, GatedDouble, Recorder, World, add_busybox, add_image
 from support.images import Layer, Node
 
 BASE = f"FROM {HOST}/base/busybox\n"
@@ -404,6 +406,199 @@ def test_the_same_content_ends_a_rebuild(shm_path: Path) -> None:
     assert sorted(again.cached) == sorted("xxxc")
 
 
+SHOWN = f"""\
+FROM {HOST}/base/busybox AS make
+COPY file /in
+RUN mkdir /out && cut -c1-3 /in > /out/f && ln -s f /out/l
+FROM {HOST}/base/busybox
+RUN --mount=from=make,source=/out,target=/m --mount=from=make,source=/out/f,target=/n cat /m/l > /copy
+RUN echo behind > /behind
+"""
+
+
+def test_a_bind_of_the_same_content_ends_a_rebuild(shm_path: Path) -> None:
+    """A RUN counts by what another stage shows it: here, and on a machine that has only a registry."""
+    where = world(shm_path / "one")
+    more = {"cache_to": (PLACE,), "cache_from": (PLACE,)}
+    first = build(where, SHOWN, **more)
+    assert first.cached == "xxxx"
+    other = world(shm_path / "other", where.double)
+    for machine in (where, other):
+        machine.write({"file": "con and more"})
+        again = build(machine, SHOWN, cache_from=(PLACE,))
+        assert (sorted(again.cached), again.digest) == (sorted("xxcc"), first.digest)
+    where.write({"file": "other"})
+    changed = build(where, SHOWN)
+    assert changed.cached == "xxxx"
+    assert changed.digest != first.digest
+
+
+def test_a_bind_counts_by_its_names_and_modes(shm_path: Path) -> None:
+    """Everything that a command can notice, but for times; a bind of a whole stage by what made that."""
+    where = world(shm_path)
+    build(where, SHOWN)
+    for change in (
+        ("ln -s f /out/l", "ln -s f /out/l; chmod 600 /out/f"),
+        ("ln -s f /out/l", "ln -s /n /out/l"),
+        ("ln -s f /out/l", "ln -s f /out/l; touch /out/new"),
+    ):
+        assert build(where, SHOWN.replace(*change)).cached.count("c") == 1, change
+    same = ("ln -s f /out/l", "ln -s f /out/l; touch -d @1 /out/f")
+    assert build(where, SHOWN.replace(*same)).cached.count("c") == 3
+    whole = SHOWN.replace("source=/out,target=/m", "target=/m").replace("/m/l", "/m/out/l")
+    build(where, whole)
+    where.write({"file": "con and more"})
+    assert build(where, whole).cached == "xxxx"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected", "entries"),
+    [(("RUN", "WORKDIR"), "ccxx", 3), (("COPY", "ADD"), "ccxx", 1)],
+)
+def test_only_some_instructions(
+    shm_path: Path, kinds: tuple[str, ...], expected: str, entries: int
+) -> None:
+    """The switches of kaniko: what is not among them has no entry, and is executed unless a hit brings it."""
+    one = world(shm_path / "one")
+    only = {"cached_instructions": frozenset(kinds)}
+    build(one, FIRST, cache_to=(PLACE,), **only)
+    tags = [tag for tag in one.double.tags["team/cache"] if tag.startswith("k-")]
+    assert len(tags) == entries
+    other = world(shm_path / "other", one.double)
+    text = FIRST.replace("WORKDIR /work\nRUN echo two", "WORKDIR /works\nRUN echo 2")
+    found = build(other, text, cache_from=(PLACE,), **only)
+    assert found.cached == ("cxxx" if "RUN" in kinds else expected)
+
+
+def test_misses_in_the_middle_do_not_end_the_search(shm_path: Path) -> None:
+    """An entry that is gone does not matter to those behind it, which bring its layer with them."""
+    one = world(shm_path / "one")
+    first = build(one, FIRST, cache_to=(PLACE,))
+    double = one.double
+    tags = {
+        json.loads(double.manifest("team/cache", tag).raw)["annotations"][RESULT]: tag
+        for tag in double.tags["team/cache"]
+        if tag.startswith("k-")
+    }
+    (copy,) = [tag for result, tag in tags.items() if "COPY file dir" in result]
+    del double.tags["team/cache"][copy]
+    del double.tags["team/cache"]["main"]
+    other = world(shm_path / "other", double)
+    assert build(other, FIRST, cache_from=(PLACE,)) == Build("cccc", first.digest)
+
+
+def test_only_the_layers_of_the_image(shm_path: Path) -> None:
+    """mode=min exports no result of a stage that is not in the image; mode=max does."""
+    for mode, entries in (("min", 2), ("max", 4)):
+        one = world(shm_path / mode)
+        build(one, TWO_STAGES, cache_to=(replace(PLACE, everything=mode == "max"),))
+        tags = [tag for tag in one.double.tags["team/cache"] if tag.startswith("k-")]
+        results = {one.double.manifest("team/cache", tag).annotations[RESULT] for tag in tags}
+        assert len(results) == entries
+
+
+def test_scopes_fall_back(shm_path: Path) -> None:
+    """A branch reads what the main one has, and writes to its own index alone; all in the first wave."""
+    one = world(shm_path / "one")
+    build(one, FIRST, cache_to=(PLACE,))
+    main = one.double.manifest("team/cache", "main").raw
+    scope = replace(PLACE, reference=Reference.parse(f"{HOST}/team/cache:topic"))
+    other = world(shm_path / "other", one.double)
+    before = len(one.double.log)
+    text = FIRST.replace("echo two", "echo 2")
+    branch = replace(scope, fallbacks=("main", "master"))
+    assert build(other, text, cache_from=(branch,), cache_to=(branch,)).cached == "cccx"
+    asked = [item.path.rpartition("/") for item in one.double.log[before:]]
+    tags = [tag for start, _, tag in asked if start == "/v2/team/cache/manifests" and tag[1] != "-"]
+    assert set(tags[:3]) == {"topic", "main", "master"}
+    assert one.double.manifest("team/cache", "main").raw == main
+    third = world(shm_path / "third", one.double)
+    assert build(third, text, cache_from=(scope,)).cached == "cccc"
+
+
+@pytest.mark.parametrize(
+    "quirks", [{"immutable": (400, "tag is immutable")}, {"mount_refusal": 405}]
+)
+def test_registries_that_cannot_do_all(shm_path: Path, quirks: dict[str, Any]) -> None:
+    """Tags that cannot be moved, blobs that are not mounted: later results are found all the same."""
+    one = world(shm_path / "one")
+    one.double.quirks = replace(one.double.quirks, **quirks)
+    for number, text in enumerate((FIRST, FIRST.replace("echo two", "echo 2"))):
+        machine = world(shm_path / f"m{number}", one.double)
+        out = {"destinations": (Reference.parse(f"{HOST}/out:{number}"),)}
+        build(machine, text, cache_to=(PLACE,), cache_from=(PLACE,), **out)
+        other = world(shm_path / f"o{number}", one.double)
+        out = {"destinations": (Reference.parse(f"{HOST}/copy:{number}"),)}
+        assert build(other, text, cache_from=(PLACE,), **out).cached == "cccc"
+
+
+def test_entries_are_written_while_the_build_runs(shm_path: Path) -> None:
+    """The last step's layer is not taken before the entries of all earlier steps are in the registry."""
+    double = GatedDouble()
+    add_busybox(double)
+    where = world(shm_path, double)
+
+    def written() -> int:
+        done = [item for item in double.log if item.method == "PUT" and item.status == 201]
+        return sum("/team/cache/manifests/k-" in item.path for item in done)
+
+    double.hold(
+        lambda asked: asked.method == "PUT" and "/v2/out/manifests/" in asked.path,
+        lambda: written() == 4,
+    )
+    assert build(where, FIRST, cache_to=(PLACE,)).cached == "xxxx"
+
+
+def test_a_cache_that_does_not_answer_is_given_up(shm_path: Path) -> None:
+    """The image is pushed; the build waits as long as it was told to, and says what it gave up."""
+    double = GatedDouble()
+    add_busybox(double)
+    where = world(shm_path, double)
+    double.hold(lambda asked: asked.method == "PUT" and "/team/cache/" in asked.path, lambda: False)
+    recorder = Recorder()
+    request = where.request(FIRST, "out:1", cache_to=(PLACE,), cache_patience=0.5)
+    digest = trio.run(partial(where.build, recorder=recorder), request).manifest.digest
+    assert str(double.manifest("out", "1").digest) == str(digest)
+    texts = [event.text for event in recorder.of(WarningRaised)]
+    assert [text for text in texts if "took longer than" in text and "given up" in text]
+    assert where.request(FIRST).cache_patience == 60.0, "the limit that the documentation states"
+
+
+@pytest.mark.parametrize("kind", ["registry", "directory"])
+def test_builds_at_once_do_not_lose_each_others_results(shm_path: Path, kind: str) -> None:
+    """Three machines export to one scope, or to one directory, at the same time; a fourth finds it all."""
+    place = PLACE if kind == "registry" else CachePlace(path=shm_path / "kept", everything=True)
+    first = world(shm_path / "first")
+    texts = [FIRST.replace("echo one", f"echo {number}") for number in range(3)]
+    machines = [world(shm_path / f"m{number}", first.double) for number in range(3)]
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for number, (machine, text) in enumerate(zip(machines, texts, strict=True)):
+                request = machine.request(text, f"out:{number}", cache_to=(place,))
+                nursery.start_soon(machine.build, request)
+
+    trio.run(main)
+    for number, text in enumerate(texts):
+        other = world(shm_path / f"other{number}", first.double)
+        assert build(other, text, cache_from=(place,)).cached == "cccc"
+
+
+def test_builds_at_once_in_one_store(shm_path: Path) -> None:
+    """Three builds in one store, of three contexts, at the same time: each finds its own results again."""
+    first = world(shm_path / "first")
+    texts = [FIRST.replace("echo one", f"echo {number}") for number in range(3)]
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for number, text in enumerate(texts):
+                nursery.start_soon(first.build, first.request(text, f"out:{number}"))
+
+    trio.run(main)
+    assert first.wrong() == []
+    assert [build(first, text).cached for text in texts] == ["cccc"] * 3
+
+
 def test_another_machine_moves_no_layer(shm_path: Path) -> None:
     """With a registry cache, a second store and a second checkout: all hits, no layer is fetched or sent,
     and the manifest is the same to the byte.
@@ -426,8 +621,12 @@ def test_a_broken_cache_registry_is_only_slow(shm_path: Path, status: int) -> No
     """Whatever the cache's registry answers, the image is built and pushed."""
     where = world(shm_path)
     where.double.faults.add(Rule(Respond(status), "*", "/team/cache/", times=None))
-    built = build(where, FIRST, cache_from=(PLACE,), cache_to=(PLACE,))
-    assert built.cached == "xxxx"
+    recorder = Recorder()
+    request = where.request(FIRST, "out:1", cache_from=(PLACE,), cache_to=(PLACE,))
+    done = trio.run(partial(where.build, recorder=recorder), request)
+    assert done.statistics.steps_cached == 0
+    texts = [event.text for event in recorder.of(WarningRaised)]
+    assert any("the cache could not be exported" in text for text in texts)
 
 
 def test_a_lost_layer_is_made_again(shm_path: Path) -> None:

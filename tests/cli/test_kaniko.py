@@ -196,6 +196,25 @@ def login_text(settings: RegistrySettings, registry: str) -> str:
     return f"{registry} {found.username or '-'}"
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", {"RUN", "WORKDIR", "COPY", "ADD"}),
+        ("--cache-copy-layers", {"RUN", "WORKDIR", "COPY", "ADD"}),
+        ("--cache-copy-layers=false", {"RUN", "WORKDIR"}),
+        ("--cache-run-layers=false --cache-copy-layers", {"COPY", "ADD"}),
+        ("--cache-run-layers=false", None),
+        ("--cache-run-layers=false --cache-copy-layers=false", None),
+    ],
+)
+def test_what_is_cached(flags: str, expected: set[str] | None) -> None:
+    """Which instructions' results are kept; None: the cache is off."""
+    given = read_flags(EXECUTOR, ["--cache", "-d", "reg.test/app:1", *flags.split()])
+    request = build_request(given, KanikoSource(Path("/ctx"), b"", Path("Dockerfile")), {})
+    assert request.use_cache == (expected is not None)
+    assert expected is None or request.cached_instructions == expected
+
+
 def test_every_flag_is_in_some_line() -> None:
     """The lines together use each flag of executor and of warmer."""
     for program, table in (("executor", EXECUTOR), ("warmer", WARMER)):

@@ -142,7 +142,7 @@ class Cache:
 
     async def ask(self, keys: tuple[StepKey, ...], *, packed: bool, quick: bool = False) -> Found:
         """What can be used of the results of ``keys``, in one wave; ``packed`` asks for layers."""
-        names = [name for item in keys for name in (item.key, item.linked_key)]
+        names = [name for item in keys if item.asked for name in (item.key, item.linked_key)]
         hits = await self.find([name for name in names if name is not None], quick=quick)
 
         def usable(key: Key | None) -> Hit | None:
@@ -186,7 +186,7 @@ class Cache:
         """Take note of what stage ``stage`` has made so far; export its last piece."""
         self._chains[stage] = chain
         last = chain[-1]
-        if last.layer is None and last.cached is None:
+        if not last.kept or (last.layer is None and last.cached is None):
             return
         for export in self._exports:
             if published or export.everything:

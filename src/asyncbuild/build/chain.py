@@ -21,7 +21,7 @@ class Made:
     ``fs/``, if there is one. ``created`` is when it was made (seconds since the epoch); 0 is now.
     ``written`` is when what a look-up gave was first kept; None if that is unknown. ``step`` is the step as
     its Dockerfile has it, for people. ``steady`` tells, when it was read, whether the files that it is made
-    of are still those of its keys.
+    of are still those of its keys. ``kept`` False: no cache gets its result.
     """
 
     keys: tuple[Key, ...]
@@ -33,6 +33,7 @@ class Made:
     written: int | None = None
     step: str = ""
     steady: Callable[[], bool] = lambda: True
+    kept: bool = True
 
 
 Chain: TypeAlias = tuple[Made, ...]

@@ -22,10 +22,10 @@ from asyncbuild.build.copy_step import copy, foresee, make_working_directory
 from asyncbuild.build.foresight import Foresight, worth_trying
 from asyncbuild.build.futures import Future
 from asyncbuild.build.guess import Guesses, WrongGuess
-from asyncbuild.build.keys import content_key, keys_upon
+from asyncbuild.build.keys import content_key, keys_upon, run_content_key
 from asyncbuild.build.listings import chain_of
 from asyncbuild.build.outline import OutlinedStep, StageOutline, layers_and_listed
-from asyncbuild.build.recipes import StageKeys
+from asyncbuild.build.recipes import StageKeys, StepKey
 from asyncbuild.build.resolving import BaseImage
 from asyncbuild.build.root import Addition, BaseFiles, Root, Stack
 from asyncbuild.build.run_step import run
@@ -121,6 +121,8 @@ class _Walk:
         session.tell(events.StepStarted(step.named))
         started = trio.current_time()
         outcome = events.Outcome.EXECUTED
+        if step.changes_files and self._done >= self._cached:
+            await self._look_by_what_is_shown(step)
         if step.changes_files and self._done < self._cached:
             self._done += 1
             outcome = events.Outcome.CACHED
@@ -198,7 +200,10 @@ class _Walk:
         for step, made in zip(range(place, -1, -1), reversed(own), strict=False):
             keys = _known(self._keys_at(static, step))
             about, linked = self._steps[step].about, static.steps[step].linked_key
-            chain[chain.index(made)] = replace(made, keys=keys, linked=linked, step=about)
+            kept = static.steps[step].asked
+            chain[chain.index(made)] = replace(
+                made, keys=keys, linked=linked, step=about, kept=kept
+            )
         self._state = replace(self._state, chain=tuple(chain), made_at=created)
         self._untold.append(self._state.chain)
         self._tell_cache()
@@ -310,25 +315,43 @@ class _Walk:
             upon = static.base if place == 0 else self._keys_at(static, place - 1)[0]
             self._by_content[place] = await content_key(session, upon, change.changes)
         keys, linked = _known(self._keys_at(static, place)), static.steps[place].linked_key
-        about = self._steps[place].about
+        about, kept = self._steps[place].about, static.steps[place].asked
         steady = partial(session.contents.are_steady, change.changes or ChangeSet())
-        made = Made(keys, linked, change.layer, change.work, step=about, steady=steady)
+        made = Made(keys, linked, change.layer, change.work, step=about, steady=steady, kept=kept)
         self._state = replace(self._state, chain=(*self._state.chain, made))
         self._untold.append(self._state.chain)
         self._tell_cache()
         if late:
             await self._look_again(static, place)
 
-    async def _look_again(self, static: StageKeys, place: int) -> None:
-        """The step's content is known now: what follows may have been made upon the same content."""
+    async def _look_by_what_is_shown(self, step: OutlinedStep) -> None:
+        """A RUN that is shown files of other stages is asked for once more, by what these files are."""
+        session, here = self._session, self._done
+        static = await self._keys.wait()
+        if not (isinstance(step.instruction, ins.Run) and static.steps[here].late):
+            return
+        await session.goes_on()
+        upon = static.base if here == 0 else self._keys_at(static, here - 1)[0]
+        shown = await run_content_key(session, step, upon)
+        self._by_content[here] = shown.key
+        await self._look_again(static, here, shown)
+
+    async def _look_again(
+        self, static: StageKeys, place: int, itself: StepKey | None = None
+    ) -> None:
+        """The content of the step at ``place`` is known now: what follows may have been made upon the same
+        content; or the content of what it is shown: then it may have been made ``itself``.
+        """
         session = self._session
         rest = await keys_upon(session, self._steps[place + 1 :], self._by_content[place])
         for offset, item in enumerate(rest, place + 1):
             self._by_content[offset] = item.key
+        keys, first = (rest, place + 1) if itself is None else ((itself, *rest), place)
         if session.asks(self._outline.stage):
-            found = await session.cache.ask(rest, packed=self._published, quick=True)
+            quick = itself is None  # a RUN is worth a request
+            found = await session.cache.ask(keys, packed=self._published, quick=quick)
             if found.last is not None:
-                self._jump(static, place + 1 + found.last[0], found.last[1])
+                self._jump(static, first + found.last[0], found.last[1])
 
     def _keys_at(self, static: StageKeys, place: int) -> tuple[Key | None, ...]:
         """The keys of one step: by the content of what came before, if that is known, and by inputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -25,12 +26,17 @@ from asyncbuild.build.session import Session
 from asyncbuild.build.stage_files import find_path
 from asyncbuild.cache.keys import Key, Value
 from asyncbuild.context.directory import DirectoryContext
-from asyncbuild.context.fingerprint import change_fingerprint, source_fingerprint
+from asyncbuild.context.fingerprint import (
+    ContentDigests,
+    change_fingerprint,
+    source_fingerprint,
+)
 from asyncbuild.context.sources import CopySource, not_found
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.nouns import Base, ContextRef, ImageRef, Scratch, StageRef
+from asyncbuild.rootfs.view import View
 
 
 async def stage_keys(session: Session, index: int) -> StageKeys:
@@ -58,7 +64,8 @@ async def keys_upon(
     keys: list[StepKey] = []
     for step in steps:
         key = await _step_key(session, step, upon)
-        keys.append(key)
+        asked = step.instruction.NAME in session.request.cached_instructions
+        keys.append(replace(key, asked=asked))
         upon = key.key
     return tuple(keys)
 
@@ -74,7 +81,7 @@ async def _step_key(session: Session, step: OutlinedStep, upon: Key | None) -> S
             case ins.Run():
                 mounts = await mount_values(session, step, step.instruction)
                 recipe = None if mounts is None else run_recipe(step, upon, session.request, mounts)
-                return StepKey(recipe)
+                return StepKey(recipe, _shows_a_stage(step, step.instruction))
             case ins.Workdir():
                 return StepKey(workdir_recipe(step, upon))
             case _:
@@ -133,13 +140,38 @@ def _fingerprint(
     return cast("Value", source_fingerprint(found, session.contents))
 
 
+async def run_content_key(session: Session, step: OutlinedStep, upon: Key | None) -> StepKey:
+    """The key of a RUN by the content of what other stages show it; these are executed for that."""
+    instruction = step.instruction
+    assert isinstance(instruction, ins.Run)
+    asked = instruction.NAME in session.request.cached_instructions
+    mounts = await mount_values(session, step, instruction, by_content=True)
+    if upon is None or mounts is None:
+        return StepKey(None, asked=asked)
+    return StepKey(run_recipe(step, upon, session.request, mounts), asked=asked)
+
+
+def _shows_a_stage(step: OutlinedStep, instruction: ins.Run) -> bool:
+    """Whether a mount shows a part of another stage; all of one is not worth to be read."""
+    parts = zip(mount_parts(instruction), step.step.sources, strict=True)
+    return any(part.reads and isinstance(source, StageRef) for part, source in parts)
+
+
 async def mount_values(
-    session: Session, step: OutlinedStep, instruction: ins.Run
+    session: Session, step: OutlinedStep, instruction: ins.Run, *, by_content: bool = False
 ) -> tuple[Value, ...] | None:
-    """What a RUN's mounts are for its key; None if something in them has no key."""
+    """What a RUN's mounts are for its key; None if something in them has no key. ``by_content``: parts of
+    other stages count by their content and not by what made them.
+    """
     values: list[Value] = []
     for part, source in zip(mount_parts(instruction), step.step.sources, strict=True):
-        shown = None if part.reads is None else await _shown(session, source, part.reads)
+        shown: Value = None
+        if by_content and part.reads and isinstance(source, StageRef):
+            view = await (await session.stage(source.index).wait()).root.view()
+            work = partial(session.read_contents, _fingerprint_of_view, view)
+            shown = await work(part.reads)
+        elif part.reads is not None:
+            shown = await _shown(session, source, part.reads)
         if part.reads is not None and shown is None:
             return None
         values.append((*part.parts, shown))
@@ -172,6 +204,15 @@ def _fingerprint_of(session: Session, context: DirectoryContext, path: str) -> V
         raise not_found(context, path, context.explain)
     source = CopySource(path.rpartition("/")[2], real, entries)
     return cast("Value", source_fingerprint([source], session.contents))
+
+
+def _fingerprint_of_view(view: View, path: str) -> Value:
+    """What a stage has at ``path``; None if nothing: the RUN itself says so."""
+    real = view.resolve(path)
+    entries = tuple(view.walk(real, hardlinks=True))
+    source = CopySource(path.rpartition("/")[2], real, entries)
+    fresh = ContentDigests()  # these files are in the store, and never the same ones again
+    return cast("Value", ("content", source_fingerprint([source], fresh))) if entries else None
 
 
 async def content_key(session: Session, upon: Key | None, changes: ChangeSet) -> Key | None:

@@ -28,13 +28,15 @@ from asyncbuild.records import dataclass
 class StepKey:
     """The key of one step that makes a layer; no recipe if its inputs cannot be known ahead.
 
-    ``late`` says that some inputs stand in for content: then `content_recipe` gives a second key.
-    ``linked`` is what the layer alone is made of, for steps that look at nothing below them.
+    ``late`` says that some inputs stand in for content: then that gives a second key, once it is there (of
+    COPY by `content_recipe`, of RUN by what its mounts show). ``linked`` is what the layer alone is made
+    of, for steps that look at nothing below them. ``asked`` False: no cache is asked for it.
     """
 
     recipe: Recipe | None
     late: bool = False
     linked: Recipe | None = None
+    asked: bool = True
 
     @property
     def key(self) -> Key | None:

@@ -76,7 +76,9 @@ class BuildRequest:
     ``created_is_fixed`` (SOURCE_DATE_EPOCH): the image is of that time, even if all of it was cached.
     ``now`` is the time by which cached results age (None: the clock's), in seconds since the epoch.
     ``cache_ttl`` and ``cache_patience`` (how long the end of the build waits for exports) are in seconds.
-    ``cache_dir`` has base images that `asyncbuild.build.warming` put there; it is only read.
+    ``cached_instructions``: results of these alone are looked up and exported; those of others are layers
+    below them at most. ``cache_dir`` has base images that `asyncbuild.build.warming` put there; it is only
+    read.
     ``cache_mounts_from`` and ``cache_mounts_to`` keep what RUN --mount=type=cache has, between machines.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
     that does not let a tag be moved is no failure. ``squash``: one layer of all steps. ``ignored_paths``
@@ -117,6 +119,7 @@ class BuildRequest:
     no_cache_filter: frozenset[str] = frozenset()
     cache_from: tuple[CachePlace, ...] = ()
     cache_to: tuple[CachePlace, ...] = ()
+    cached_instructions: frozenset[str] = frozenset(["RUN", "WORKDIR", "COPY", "ADD"])
     cache_ttl: float = TWO_WEEKS
     cache_patience: float = 60.0
     cache_dir: Path | None = None

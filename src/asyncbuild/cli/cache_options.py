@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what a build imports takes long, and --help does not need i
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BRANCHES = ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_SLUG")
+_TARGETS = ("GITHUB_BASE_REF", "CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "CI_DEFAULT_BRANCH")
 _FALLBACKS = ("main", "master")
 
 
@@ -133,7 +134,9 @@ def _place(option: str, text: str, environ: Mapping[str, str]) -> CachePlace:
 
 
 def _registry(option: str, pairs: dict[str, str], environ: Mapping[str, str]) -> CachePlace:
-    """``ref=REPOSITORY[:SCOPE]``; without a scope it is the branch that CI names, else ``cache``."""
+    """``ref=REPOSITORY[:SCOPE]``; without a scope it is the branch or tag that CI names, else ``cache``. In
+    CI the scope of the branch that it will be merged into is read too, and those of the usual main ones.
+    """
     from asyncbuild.build.request import CachePlace  # noqa: PLC0415
 
     text = pairs.pop("ref", "")
@@ -149,7 +152,9 @@ def _registry(option: str, pairs: dict[str, str], environ: Mapping[str, str]) ->
     branch = next((environ[name] for name in _BRANCHES if environ.get(name)), "")
     tag = scope or reference.tag or _as_tag(branch) or "cache"
     named = Reference(reference.registry, reference.repository, _as_tag(tag))
-    fallbacks = tuple(name for name in _FALLBACKS if name != named.tag) if branch else ()
+    others = [_as_tag(environ.get(name, "")) for name in _TARGETS] if branch else []
+    others += _FALLBACKS if branch else ()
+    fallbacks = tuple(name for name in dict.fromkeys(others) if name not in ("", named.tag))
     return CachePlace(named, fallbacks=fallbacks, everything=everything)
 
 

@@ -220,13 +220,19 @@ def _unpublished(request: BuildRequest, target: str) -> BuildRequest:
 def _with_cache(
     request: BuildRequest, given: Given, named: tuple[Reference, ...], environ: Mapping[str, str]
 ) -> BuildRequest:
-    """The request with kaniko's cache: one place that is read and written, for all stages."""
-    kinds = given.on("cache-run-layers") or given.on("cache-copy-layers")
+    """The request with kaniko's cache: one place that is read and written, for all stages.
+
+    COPY's layers are cached too, unless they are said not to be: kaniko leaves them out.
+    """
+    runs = given.on("cache-run-layers")
+    copies = given.on("cache-copy-layers") if given.has("cache-copy-layers") else runs
+    kinds = [*(("RUN", "WORKDIR") if runs else ()), *(("COPY", "ADD") if copies else ())]
     if not (given.on("cache") and kinds):
         return replace(request, use_cache=False)
     sources, targets = cache_places(given.text("cache-repo"), named, environ)
     return replace(
         request,
+        cached_instructions=frozenset(kinds),
         cache_from=sources,
         cache_to=() if given.on("no-push-cache") else targets,
     )
