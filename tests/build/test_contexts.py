@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbuild.errors import ImageNotFound, InputError, IntegrityError
+from asyncbuild.errors import DockerfileError, ImageNotFound, InputError, IntegrityError
 from asyncbuild.output.spec import parse_output
 from support.bases import busybox_image
 from support.builds import World, add_busybox, manifest_of
@@ -116,3 +116,12 @@ def test_a_linked_copy_brings_nothing_of_another_base(world: World) -> None:
     built(world, "FROM registry.example/base/busybox\nRUN touch /a\nCOPY --link f /f")
     other = "FROM registry.example/base/busybox\nRUN touch /b\nCOPY --link f /f\n"
     built(world, f"{other}RUN test -e /b && test ! -e /a && test -e /f")
+
+
+def test_the_registry_of_layouts_is_no_registry(world: World) -> None:
+    """Its name stands for layouts inside a build; in a Dockerfile it is an error of that line."""
+    with pytest.raises(DockerfileError, match=r"--build-context NAME=oci-layout://PATH") as caught:
+        built(world, "FROM registry.example/base/busybox\nCOPY --from=oci-layout.invalid/x / /y")
+    assert caught.value.location is not None
+    assert caught.value.location.line == 2
+    assert world.double.log == []

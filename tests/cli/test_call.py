@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -111,3 +112,59 @@ def test_misspelling(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Call.parse(text)
     assert caught.value.hint
+
+
+def layout(path: Path, *triggers: str) -> Path:
+    """An OCI layout with one image that has ONBUILD triggers and the variable HERE, and no layer."""
+    blobs = path / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def put(value: object) -> dict[str, object]:
+        raw = json.dumps(value).encode()
+        name = hashlib.sha256(raw).hexdigest()
+        (blobs / name).write_bytes(raw)
+        return {"digest": f"sha256:{name}", "size": len(raw)}
+
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"OnBuild": list(triggers), "Env": ["HERE=1"]},
+        "rootfs": {"type": "layers", "diff_ids": []},
+    }
+    described = {"mediaType": "application/vnd.oci.image.config.v1+json", **put(config)}
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    manifest = {"schemaVersion": 2, "mediaType": media_type, "config": described, "layers": []}
+    index = {"schemaVersion": 2, "manifests": [{"mediaType": media_type, **put(manifest)}]}
+    (path / "index.json").write_text(json.dumps(index))
+    (path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return path
+
+
+def test_bases_in_layouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every question reads them: triggers have arguments and mounts too, the base's variables are known, and
+    no registry is asked.
+    """
+    trigger = "RUN --mount=type=secret,id=key,required make $LATER"
+    place = layout(tmp_path / "layout", "ARG LATER=2", trigger)
+    (tmp_path / "Dockerfile").write_text("FROM img AS app\nWORKDIR $HERE\nUSER $NOBODY\n")
+    options = ("--build-context", f"img=oci-layout://{place}", "--platform", "linux/amd64")
+    assert main(["build", "--call", "outline,format=json", *options, str(tmp_path)]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert [(item["name"], item["value"]) for item in value["args"]] == [("LATER", "2")]
+    assert [item["name"] for item in value["secrets"]] == ["key"]
+    assert main(["build", "--call", "targets,format=json", *options, str(tmp_path)]) == 0
+    targets = json.loads(capsys.readouterr().out)["targets"]
+    assert [(item["name"], item["base"]) for item in targets] == [("app", "img")]
+    assert main(["build", "--check", *options, str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "$NOBODY is not defined here" in text
+    assert "$HERE" not in text.replace("WORKDIR $HERE", "")
+
+
+def test_a_layout_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said, and nothing else happens."""
+    (tmp_path / "Dockerfile").write_text("FROM img\n")
+    context = f"img=oci-layout://{tmp_path}/none"
+    for call in ("outline", "check"):
+        assert main(["build", "--call", call, "--build-context", context, str(tmp_path)]) != 0
+        assert "is no OCI layout" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asyncbuild.dockerfile.parser import parse_dockerfile
-from asyncbuild.errors import UsageError
+from asyncbuild.errors import DockerfileError, UsageError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
@@ -138,3 +138,36 @@ def test_triggers_of_an_image_see_contexts() -> None:
 def test_passwords_of_places_are_not_shown() -> None:
     """What a plan prints."""
     assert "secret" not in render(planned("FROM x", x="https://me:secret@e.com/a.git"))
+
+
+def test_each_layout_has_its_own_repository() -> None:
+    """However alike the names are, and for each platform."""
+    names = ["a.b", "a-b", "a_b", "a/b", "a:b", "a:B", "a", "a::linux/arm64", "localhost:5000/a"]
+    contexts = NamedContexts.parse({name: f"oci-layout://{n}" for n, name in enumerate(names)})
+    assert sorted(contexts.layouts.values()) == [str(n) for n in range(len(names))]
+    for number, name in enumerate(names):
+        wanted, _, platform = name.partition("::")
+        image = contexts.find(wanted, Platform.parse(platform) if platform else AMD64)
+        assert isinstance(image, ImageRef)
+        assert contexts.layouts[image.reference.repository] == str(number)
+        assert Reference.parse(str(image.reference)) == image.reference
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM {}/x",
+        "FROM {}/x:y",
+        "FROM scratch\nCOPY --from={}/img / /",
+        "FROM a AS b\nFROM {}/img",
+    ],
+)
+def test_the_registry_of_layouts_cannot_be_named(text: str) -> None:
+    """Not even for a context that there is: its name is what stands in the Dockerfile."""
+    dockerfile = parse_dockerfile(text.format(LAYOUT_HOST).encode())
+    contexts = NamedContexts.parse({"img": "oci-layout://here"})
+    with pytest.raises(DockerfileError, match=r"--build-context NAME=oci-layout://PATH") as caught:
+        make_plan(dockerfile, PlanRequest(AMD64, AMD64, contexts=contexts))
+    assert caught.value.location is not None
+    with pytest.raises(UsageError, match="no registry is called"):
+        found(f"docker-image://{LAYOUT_HOST}/x")

@@ -26,8 +26,15 @@ _LARGEST_DOCUMENT = 16 << 20
 
 
 def take_manifest(layout: Path, identifier: str, store: Store) -> Manifest | Index:
-    """The manifest or index that ``identifier`` (a tag or a digest) names; the configuration of an image is
-    put into ``store``. Blocks.
+    """As `read_manifest`; the configuration of an image is put into ``store``. Blocks."""
+    manifest = read_manifest(layout, identifier)
+    if isinstance(manifest, Manifest):
+        store.put_blob(read_document(layout, manifest.config.digest))
+    return manifest
+
+
+def read_manifest(layout: Path, identifier: str) -> Manifest | Index:
+    """The manifest or index that ``identifier`` (a tag or a digest) names. Blocks.
 
     `InputError` for a directory that is no layout, `ImageNotFound` for a name that it does not have.
     """
@@ -37,10 +44,7 @@ def take_manifest(layout: Path, identifier: str, store: Store) -> Manifest | Ind
     digest = wanted or (descriptor.digest if descriptor is not None else None)
     assert digest is not None
     media_type = descriptor.media_type if descriptor is not None else ""
-    manifest = _parsed(layout, _document(layout, digest), media_type)
-    if isinstance(manifest, Manifest):
-        store.put_blob(_document(layout, manifest.config.digest))
-    return manifest
+    return _parsed(layout, read_document(layout, digest), media_type)
 
 
 def blob_file(layout: Path, digest: Digest) -> Path:
@@ -84,7 +88,10 @@ def _digest(identifier: str) -> Digest | None:
         return None
 
 
-def _document(layout: Path, digest: Digest) -> bytes:
+def read_document(layout: Path, digest: Digest) -> bytes:
+    """A manifest, an index or a configuration, verified. Blocks. Raises `ImageNotFound`, `IntegrityError`
+    and `InputError`.
+    """
     try:
         with blob_file(layout, digest).open("rb") as file:
             data = file.read(_LARGEST_DOCUMENT + 1)

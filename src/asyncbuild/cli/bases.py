@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
 
 import trio
 
+from asyncbuild.build.layouts import read_document, read_manifest
 from asyncbuild.build.outcome import one_error
 from asyncbuild.errors import ImageNotFound, RemoteProtocolError
 from asyncbuild.image.config import ImageConfig, InvalidConfig
 from asyncbuild.image.digest import Digest
-from asyncbuild.image.manifest import Index
+from asyncbuild.image.manifest import Descriptor, Index, Manifest
 from asyncbuild.image.reference import Reference
+from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.plan.nouns import ImageRef
+from asyncbuild.records import dataclass
+from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.verification import Verification
 
 
 async def base_configs(
-    images: Iterable[ImageRef], settings: RegistrySettings
+    images: Iterable[ImageRef], settings: RegistrySettings, layouts: Mapping[str, str]
 ) -> dict[ImageRef, ImageConfig]:
-    """The configuration of each image, all asked for at once. Raises RegistryError."""
+    """The configuration of each image, all asked for at once; ``layouts`` are the OCI layouts that images
+    of `LAYOUT_HOST` are in, by repository. Raises RegistryError, and InputError for what is no layout.
+    """
     found: dict[ImageRef, ImageConfig] = {}
 
     async def ask(registries: Registries, image: ImageRef) -> None:
-        found[image] = await _config(registries, image)
+        reference = image.reference
+        place: _Place = (
+            _Layout(Path(layouts[reference.repository]))
+            if reference.registry == LAYOUT_HOST
+            else _Repository(registries.client(reference.registry), reference.repository)
+        )
+        found[image] = await _config(place, image)
 
     with one_error():
         async with Registries(settings) as registries, trio.open_nursery() as nursery:
@@ -55,18 +69,50 @@ async def image_digests(
     return found
 
 
-async def _config(registries: Registries, image: ImageRef) -> ImageConfig:
+class _Place(Protocol):
+    """Where an image is."""
+
+    async def manifest(self, identifier: str) -> Manifest | Index:
+        """What a tag or a digest names."""
+
+    async def document(self, descriptor: Descriptor) -> bytes:
+        """A configuration, verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Repository:
+    client: RegistryClient
+    name: str
+
+    async def manifest(self, identifier: str) -> Manifest | Index:
+        return (await self.client.get_manifest(self.name, identifier)).manifest
+
+    async def document(self, descriptor: Descriptor) -> bytes:
+        return await self.client.get_blob(self.name, descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    path: Path
+
+    async def manifest(self, identifier: str) -> Manifest | Index:
+        return await trio.to_thread.run_sync(read_manifest, self.path, identifier)
+
+    async def document(self, descriptor: Descriptor) -> bytes:
+        return await trio.to_thread.run_sync(read_document, self.path, descriptor.digest)
+
+
+async def _config(place: _Place, image: ImageRef) -> ImageConfig:
     reference = image.reference
-    client = registries.client(reference.registry)
-    manifest = (await client.resolve(reference)).manifest
+    manifest = await place.manifest(reference.identifier)
     if isinstance(manifest, Index):
         entry = manifest.choose(image.platform)
         if entry is None:
             raise ImageNotFound(f"{reference} has no image for {image.platform}")
-        manifest = (await client.get_manifest(reference.repository, entry.digest)).manifest
+        manifest = await place.manifest(str(entry.digest))
     if isinstance(manifest, Index):
         raise RemoteProtocolError(f"{reference}: an index inside an index")
-    raw = await client.get_blob(reference.repository, manifest.config)
+    raw = await place.document(manifest.config)
     try:
         return ImageConfig.parse(raw)
     except InvalidConfig as error:

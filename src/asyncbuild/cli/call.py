@@ -20,8 +20,10 @@ from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.dockerfile.suggest import did_you_mean
 from asyncbuild.errors import SourceLocation, UsageError
+from asyncbuild.image.config import ImageConfig
 from asyncbuild.plan.checks import BaseFacts, check_options, check_plan
-from asyncbuild.plan.nouns import ImageRef
+from asyncbuild.plan.contexts import LAYOUT_HOST
+from asyncbuild.plan.nouns import ImageRef, Plan, PlanStage
 from asyncbuild.plan.outline import Outline, Parameter, Target, list_targets, outline_of
 from asyncbuild.plan.planner import with_triggers
 from asyncbuild.records import dataclass
@@ -75,7 +77,8 @@ def answer(call: Call, inputs: Inputs, options: argparse.Namespace) -> int:
         text = _json({"targets": [_target(item) for item in targets]})
         sys.stdout.write(text if call.form == "json" else _targets_text(targets))
     else:
-        outline = outline_of(dockerfile, plan_of(inputs, dockerfile, options.target))
+        plan = trio.run(_with_layouts, plan_of(inputs, dockerfile, options.target), inputs)
+        outline = outline_of(dockerfile, plan)
         text = _json(_outline(outline))
         sys.stdout.write(text if call.form == "json" else _outline_text(outline))
     return 0
@@ -91,15 +94,35 @@ async def _check(inputs: Inputs, target: str | None, settings: RegistrySettings)
     known = surroundings(inputs, every_stage=target is None)
     stages = plan.all_stages if known.every_stage else plan.stages
     images = {stage.base for stage in stages if isinstance(stage.base, ImageRef)}
-    configs = await base_configs(images, settings)
-    for stage in stages:
-        if isinstance(stage.base, ImageRef):
-            triggers = configs[stage.base].runtime.on_build
-            plan = with_triggers(plan, stage.index, triggers) if triggers else plan
+    configs = await base_configs(images, settings, _layouts(inputs))
+    plan = _with_triggers(plan, stages, configs)
     bases = {ref: BaseFacts.of(config) for ref, config in configs.items()}
     known = replace(known, bases=bases)
     notices = check_plan(dockerfile, plan, known, check_options(dockerfile, inputs.build_args))
     return replace(report, notices=notices)
+
+
+async def _with_layouts(plan: Plan, inputs: Inputs) -> Plan:
+    """The plan with the ONBUILD triggers of bases that are in OCI layouts: no registry is asked."""
+    layouts = _layouts(inputs)
+    images = {stage.base for stage in plan.stages if isinstance(stage.base, ImageRef)}
+    here = [image for image in images if image.reference.registry == LAYOUT_HOST]
+    configs = await base_configs(here, RegistrySettings(), layouts) if here else {}
+    return _with_triggers(plan, plan.stages, configs)
+
+
+def _layouts(inputs: Inputs) -> Mapping[str, str]:
+    return inputs.contexts.layouts
+
+
+def _with_triggers(
+    plan: Plan, stages: Iterable[PlanStage], configs: Mapping[ImageRef, ImageConfig]
+) -> Plan:
+    for stage in stages:
+        config = configs.get(stage.base) if isinstance(stage.base, ImageRef) else None
+        if config is not None and config.runtime.on_build:
+            plan = with_triggers(plan, stage.index, config.runtime.on_build)
+    return plan
 
 
 def _json(value: Any) -> str:

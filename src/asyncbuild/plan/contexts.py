@@ -73,7 +73,7 @@ class NamedContexts:
             if text == "scratch":
                 return Scratch()
             try:
-                return ImageRef(Reference.parse(text), platform)
+                return ImageRef(real_reference(text), platform)
             except InvalidReference as error:
                 raise UsageError(f"--build-context {key}: {error}") from None
         if place.startswith(_LAYOUT):
@@ -82,6 +82,17 @@ class NamedContexts:
         if place.startswith("target:"):
             raise UsageError(f"--build-context {key}={place}: targets are known to bake files only")
         return ContextRef(key, place)
+
+
+def real_reference(text: str) -> Reference:
+    """An image's name, which no layout is meant by: InvalidReference for `LAYOUT_HOST` too."""
+    reference = Reference.parse(text)
+    if reference.registry == LAYOUT_HOST:
+        raise InvalidReference(
+            f"{text}: no registry is called {LAYOUT_HOST}; an image of an OCI layout is named by"
+            " --build-context NAME=oci-layout://PATH"
+        )
+    return reference
 
 
 def _named(text: str) -> str:
@@ -99,7 +110,8 @@ def _called(name: str) -> str:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "context"
+    """A repository of `LAYOUT_HOST` for each name, and no other one for two names."""
+    return re.sub(r"[^a-z0-9./-]", lambda found: f"_{ord(found[0]):02x}", name)
 
 
 def _layout(place: str) -> tuple[str, str | None, Digest | None]:

@@ -19,8 +19,8 @@ from asyncbuild.dockerfile.suggest import did_you_mean
 from asyncbuild.dockerfile.words import WordError, expand_word
 from asyncbuild.errors import DockerfileError, SourceLocation
 from asyncbuild.image.platform import Platform
-from asyncbuild.image.reference import InvalidReference, Reference
-from asyncbuild.plan.contexts import NamedContexts
+from asyncbuild.image.reference import InvalidReference
+from asyncbuild.plan.contexts import NamedContexts, real_reference
 from asyncbuild.plan.nouns import Base, ImageRef, Scratch, StageRef
 from asyncbuild.records import dataclass
 
@@ -109,7 +109,7 @@ class StageNames:
         if name == "scratch":
             return Scratch()
         try:
-            return ImageRef(Reference.parse(name), platform)
+            return ImageRef(real_reference(name), platform)
         except InvalidReference as error:
             hint = self.hint(name, index)
             raise DockerfileError(str(error), hint=hint, location=location) from None
