@@ -207,6 +207,24 @@ def test_it_must_be_asked_for(
     assert b"inplace   possible, if asked for: it replaces everything in /" in doctor.stdout
 
 
+PRYING = """\
+FROM {base}
+RUN for process in /proc/[0-9]*; do cat $process/environ || echo refused; done | tee /seen | grep -c refused
+RUN ! grep -q hidden-word /seen && ! grep -q hidden-word /proc/1/environ
+USER 1000
+RUN ! ls /.asyncbuild
+"""
+
+
+def test_a_command_cannot_look_into_the_program(
+    pod: Pod, registry: DockerRegistry, busybox_base: str, shm_path: Path
+) -> None:
+    """Root in a pod may see all processes, and not what the builder was told in its environment."""
+    context(shm_path / "workspace", PRYING.format(base=busybox_base))
+    done = pod.asyncbuild(*line(registry, "prying"), env={"TOKEN": "hidden-word"})
+    assert done.returncode == 0, told(done)
+
+
 def test_an_eviction(pod: Pod, registry: DockerRegistry, busybox_base: str, shm_path: Path) -> None:
     """SIGTERM ends a RUN, and what it started."""
     context(shm_path / "workspace", f"FROM {busybox_base}\nRUN echo started && sleep 1000\n")

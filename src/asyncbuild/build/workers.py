@@ -212,7 +212,11 @@ class _Child:
         try:
             with theirs:
                 process = await trio.lowlevel.open_process(
-                    _command(), stdin=theirs, stdout=subprocess.DEVNULL, stderr=trace
+                    _command(),
+                    stdin=theirs,
+                    stdout=subprocess.DEVNULL,
+                    stderr=trace,
+                    env=_environment(),
                 )
         except BaseException:
             ours.close()
@@ -346,6 +350,12 @@ def _signal_name(number: int) -> str:
 
 
 @cache
+def _environment() -> dict[str, str]:
+    """What Python and the loader may need, and no secret: a RUN in place sees all processes."""
+    wanted = ("LD_", "MALLOC_", "PYTHON", "TMPDIR")
+    return {name: value for name, value in os.environ.items() if name.startswith(wanted)}
+
+
 def _command() -> tuple[str, ...]:
     """How a child is started: without site-packages, which it would take longer to look through."""
     package = _origin("asyncbuild")

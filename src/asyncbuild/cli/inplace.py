@@ -131,7 +131,7 @@ def with_own_root(
 ) -> tuple[BuildRequest, RegistrySettings]:
     """The build with what it must know of the container: what it names stays, also its ``files``.
 
-    Registries are configured by what is here now, and not by what an image brings.
+    Registries and devices are configured by what is here now, and not by what an image brings.
     """
     if request.context is not None and os.path.realpath(request.context) == "/":
         raise UsageError("the context is /, and an in-place build replaces everything there")
@@ -143,7 +143,9 @@ def with_own_root(
     reserved = [name for path in (*used, *written) for name in names_of(str(path))]
     standing = [os.getcwd(), *(os.path.dirname(os.path.realpath(path)) for path in written)]
     own = OwnRoot((*reserved, *request.ignored_paths), tuple(standing), force, cleanup)
-    return replace(request, run=replace(request.run, own_root=own)), settings
+    devices = tuple(path for path in request.run.device_directories if path.is_dir())
+    run = replace(request.run, own_root=own, device_directories=devices)
+    return replace(request, run=run), settings
 
 
 def _used(request: BuildRequest) -> Iterator[str | Path]:
@@ -157,6 +159,7 @@ def _used(request: BuildRequest) -> Iterator[str | Path]:
     yield from (place.path for place in (*request.cache_from, *request.cache_to) if place.path)
     if request.cache_dir is not None:
         yield request.cache_dir
+    yield from (path for path in request.run.device_directories if path.is_dir())
     for source in request.run.ssh.values():
         yield from source.keys
         if source.socket is not None:

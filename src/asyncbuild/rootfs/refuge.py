@@ -109,10 +109,15 @@ def make_refuge(directory: Path) -> Refuge:
 
 
 def settle() -> None:
-    """In the copy: whatever the image says, hosts are looked up in /etc/hosts and by DNS only."""
+    """In the copy: whatever the image says, hosts are looked up in /etc/hosts and by DNS only. A RUN, which
+    sees all processes, cannot look into this one.
+    """
     import ctypes  # noqa: PLC0415 - only where it is needed
 
+    from asyncbuild.rootfs import syscalls  # noqa: PLC0415
+
     _ENTERED[:] = [True]
+    syscalls.hide_from_ptrace()
     with suppress(AttributeError):  # musl knows nothing else anyway
         ctypes.CDLL(None)["__nss_configure_lookup"](b"hosts", b"files dns")
 
