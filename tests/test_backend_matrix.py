@@ -5,12 +5,14 @@ ordinary user's with many ids, one, or no namespace at all.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from support import refusing
 from support.commands import asyncbuild_here, context, environment, told
 from support.own_image import OwnImage
 from support.pod import WITHOUT_CHROOT, Pod
@@ -73,6 +75,7 @@ CMD ["-c", "true"]
 """.replace("https-not.txt ", "")
 
 
+OLD_KERNEL = (sys.executable, refusing.__file__, "overlay")
 ONE_ID = (
     EVERYTHING.replace(" && chown 1000:50 /made/deep", "")
     .replace("USER app:extra\n", "")
@@ -96,6 +99,11 @@ USER app:extra
 VOLUME /data
 CMD ["-c", "true"]
 """
+
+
+def _served(dockerfile: str) -> str:
+    """Without a directory that is set-group-id when a later RUN copies it up: fuse-overlayfs loses the bit."""
+    return dockerfile.replace("chmod 2750", "chmod 750")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +169,30 @@ def test_in_a_pod(
 
 
 @pytest.mark.parametrize(
-    ("way", "dockerfile", "subordinate"),
+    ("way", "dockerfile", "subordinate", "kernel"),
     [
-        pytest.param("rootless", EVERYTHING, True, id="rootless"),
-        pytest.param("rootless", ONE_ID, False, id="rootless-single-id"),
-        pytest.param("none", NO_RUN, True, id="none"),
-        pytest.param("none", NO_RUN, False, id="none-single-id"),
+        pytest.param("rootless", EVERYTHING, True, (), id="rootless"),
+        pytest.param("rootless", ONE_ID, False, (), id="rootless-single-id"),
+        pytest.param("none", NO_RUN, True, (), id="none"),
+        pytest.param("none", NO_RUN, False, (), id="none-single-id"),
+        pytest.param("rootless", _served(EVERYTHING), True, OLD_KERNEL, id="fuse"),
+        pytest.param("rootless", _served(ONE_ID), False, OLD_KERNEL, id="fuse-single-id"),
     ],
 )
 def test_as_an_ordinary_user(
-    yard: Yard, shm_path: Path, way: str, dockerfile: str, *, subordinate: bool
+    yard: Yard,
+    shm_path: Path,
+    way: str,
+    dockerfile: str,
+    kernel: tuple[str, ...],
+    *,
+    subordinate: bool,
 ) -> None:
-    """The same with everything that the user can be: of many ids, of one, of no namespace."""
+    """The same with everything that the user can be: of many ids, of one, of no namespace; where the kernel
+    mounts no overlay for users, fuse-overlayfs does.
+    """
     user = User.below(shm_path, subordinate=subordinate)
+    user = replace(user, kernel=kernel, fuse=bool(kernel))
     line = [*yard.words(way), "-c", str(yard.context(dockerfile))]
     environ = ENVIRONMENT | {"ASYNCBUILD_ISOLATION": way}
     done = user.asyncbuild("kaniko", *line, environ=environ)

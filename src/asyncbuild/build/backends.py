@@ -27,6 +27,8 @@ from asyncbuild.rootfs.isolation import (
     no_way,
     probe,
 )
+from asyncbuild.rootfs.layering import find_program
+from asyncbuild.rootfs.sandbox import ServedPlace
 from asyncbuild.rootfs.user_namespace import maps_one_id
 
 Maker: TypeAlias = Callable[[Job, RunOptions, Callable[[str], None]], Backend]
@@ -37,10 +39,15 @@ def _overlay(job: Job, _options: RunOptions, warn: Callable[[str], None]) -> Bac
     return OverlayBackend(job.nursery, job.ledger, warn)
 
 
-def _rootless(job: Job, _options: RunOptions, warn: Callable[[str], None]) -> Backend:
+def _rootless(
+    job: Job,
+    _options: RunOptions,
+    warn: Callable[[str], None],
+    served: ServedPlace | None = None,
+) -> Backend:
     if maps_one_id():
         warn(ONE_ID)
-    return OverlayBackend(job.nursery, job.ledger, warn, Isolation.ROOTLESS)
+    return OverlayBackend(job.nursery, job.ledger, warn, Isolation.ROOTLESS, served)
 
 
 ONE_ID = (
@@ -96,6 +103,8 @@ class Backends:
         isolation = choose(place, self._wanted, (*ways, Isolation.NONE))
         if isolation is Isolation.NONE:
             raise no_way(place) if self._wanted is Isolation.AUTO else _not_wanted()
+        if isolation is Isolation.ROOTLESS and Ability.USER_OVERLAY not in place.able:
+            return _rootless(self._job, self._options, self._warn, ServedPlace(find_program()))
         return MAKERS[isolation](self._job, self._options, self._warn)
 
     def _probe(self) -> Place:

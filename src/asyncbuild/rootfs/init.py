@@ -34,7 +34,7 @@ import os
 import select
 import sys
 
-from asyncbuild.rootfs import furniture, overlay, syscalls
+from asyncbuild.rootfs import furniture, layering, overlay, syscalls
 from asyncbuild.rootfs.mounts import MountFailed, MountOrder, Mounts
 
 Verdict = tuple[str | int, ...]
@@ -50,7 +50,8 @@ SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP."""
 class Orders:
     """What to run and where, as it travels to the helper; `asyncbuild.rootfs.runspec.RunSpec` is the
     face of this. ``files`` are (path in /dev, mode, bytes), ``mounts`` the fields of each `MountOrder`,
-    ``limits`` (resource, soft, hard) of setrlimit, ``filter`` a program for seccomp (empty: none).
+    ``limits`` (resource, soft, hard) of setrlimit, ``filter`` a program for seccomp (empty: none),
+    ``fuse`` the path of fuse-overlayfs (empty: the kernel shows layers).
     ``tree`` and what follows are for `asyncbuild.rootfs.chroot`, ``reserved`` and what follows are what
     `asyncbuild.rootfs.inplace` knows of its root.
     """
@@ -76,6 +77,7 @@ class Orders:
     shm_size: int
     limits: list[tuple[int, int, int]]
     no_new_privileges: bool = False
+    fuse: bytes = b""
     tree: bytes = b""
     increments: list[bytes] = []  # noqa: RUF012 - a default, never changed
     fresh: bool = False
@@ -125,6 +127,9 @@ def main() -> None:
     if orders is not None:
         try:
             verdict = _supervise(_start_init(orders, control), control)
+            if orders.fuse and verdict == ("ended", 0):
+                with Step("reading what fuse-overlayfs wrote"):
+                    layering.translate(os.fsdecode(orders.upper))
         except StepFailed as failure:
             verdict = failure.verdict
         tell(control, verdict)
@@ -215,6 +220,8 @@ def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
         os.dup2(0, 1)
         os.dup2(0, 2)
         code = _reap(command)
+        if orders.fuse:
+            syscalls.sync_file_system(b"/")  # what was written through mmap, before its server ends
     except StepFailed as failure:
         tell(control, failure.verdict)
     except MountFailed as failure:
@@ -256,11 +263,10 @@ def _make_sandbox(orders: Orders) -> None:
     with Step("mounting the root"):
         overlay.open_stage(orders.work)
         users = orders.user_marks
-        root = overlay.Overlay(
-            orders.lower_directories, orders.upper, orders.work, user_marks=users
-        )
+        shown = layering.Layering(user_marks=users, program=orders.fuse)
+        root = overlay.Overlay(orders.lower_directories, orders.upper, orders.work, shown)
     orders_of_mounts = [MountOrder(fields) for fields in orders.mounts]
-    mounts = Mounts(orders_of_mounts, devices=orders.privileged, user_marks=users)
+    mounts = Mounts(orders_of_mounts, shown, devices=orders.privileged, user_marks=users)
     with Step("mounting the root"):
         files = _place(orders, root)
         mounts.place(root)
@@ -274,6 +280,8 @@ def _make_sandbox(orders: Orders) -> None:
             furniture.show_file(name, data, path)
     mounts.attach()
     with Step("entering the root"):
+        if orders.fuse:  # whoever serves the root must not have it as its own
+            syscalls.unshare(syscalls.CLONE_NEWNS)
         _enter_root()
 
 

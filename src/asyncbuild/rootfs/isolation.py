@@ -43,8 +43,10 @@ class Ability(StrEnum):
     NETWORK_NAMESPACE = "network-namespace"
     USER_NAMESPACE = "user-namespace"
     USER_OVERLAY = "user-overlay"
+    FUSE_OVERLAY = "fuse-overlay"
     USER_PROC = "user-proc"
     SUBORDINATE_IDS = "subordinate-ids"
+    USER_CHROOT = "user-chroot"
     CHROOT = "chroot"
     DEVICES = "devices"
     OWNERS = "owners"
@@ -61,9 +63,18 @@ NEEDS: Mapping[Isolation, tuple[Ability, ...]] = {
 }
 """What each way cannot do without."""
 
+SUBSTITUTES: Mapping[Ability, Ability] = {
+    Ability.USER_OVERLAY: Ability.FUSE_OVERLAY,
+    Ability.CHROOT: Ability.USER_CHROOT,
+    Ability.OWNERS: Ability.USER_CHROOT,
+}
+"""What does instead of what is missing, if not as well."""
+
 WISHES: Mapping[Isolation, Mapping[Ability, str]] = {
     Isolation.ROOTLESS: {
-        Ability.SUBORDINATE_IDS: "a single id: RUN knows root alone, and cannot give files to others"
+        Ability.USER_OVERLAY: "fuse-overlayfs shows layers: slower, and a set-id file or directory that RUN"
+        " changes loses the bit",
+        Ability.SUBORDINATE_IDS: "a single id: RUN knows root alone, and cannot give files to others",
     },
     Isolation.CHROOT: {
         Ability.DEVICES: "/dev/null is an empty file in RUN",
@@ -78,9 +89,11 @@ BETTER: Mapping[Ability, str] = {
     Ability.USER_NAMESPACE: "a kernel, a seccomp profile and an AppArmor profile that let this user unshare"
     " user namespaces",
     Ability.USER_OVERLAY: "Linux 5.11 or later, and a store on a file system with user extended attributes",
+    Ability.FUSE_OVERLAY: "fuse-overlayfs (a Debian package), and a /dev/fuse that this user may open",
     Ability.USER_PROC: "a /proc that nothing covers (procMount: Unmasked in Kubernetes)",
     Ability.SUBORDINATE_IDS: "lines for this user in /etc/subuid and /etc/subgid, and newuidmap and"
     " newgidmap (Debian package uidmap) with their set-user-id bits in effect",
+    Ability.USER_CHROOT: "subordinate ids",
     Ability.CHROOT: "root with CAP_SYS_CHROOT",
     Ability.DEVICES: "CAP_MKNOD, and a store on a file system that is not mounted nodev",
     Ability.NETWORK_NAMESPACE: "CAP_SYS_ADMIN",
@@ -136,15 +149,18 @@ class Place:
 
     def permits(self, isolation: Isolation) -> bool:
         """Whether everything that this way needs was found."""
-        return isolation is not Isolation.AUTO and self.able.issuperset(NEEDS[isolation])
+        return isolation is not Isolation.AUTO and all(map(self._has, NEEDS[isolation]))
+
+    def _has(self, need: Ability) -> bool:
+        """Whether it was found, or what does instead of it."""
+        return need in self.able or SUBSTITUTES.get(need) in self.able
 
     def missing(self, isolation: Isolation) -> dict[Ability, str]:
         """What this way needs and the place refuses, with what the system said."""
-        return {
-            need: self.refused.get(need, "not tried")
-            for need in NEEDS[isolation]
-            if need not in self.able
-        }
+        lacking = [need for need in NEEDS[isolation] if not self._has(need)]
+        instead = [SUBSTITUTES[need] for need in lacking if need in SUBSTITUTES]
+        lacking += [item for item in instead if self.uid or item is not Ability.USER_CHROOT]
+        return {need: self.refused.get(need, "not tried") for need in lacking}
 
     def wishes(self, isolation: Isolation) -> dict[Ability, str]:
         """What this way goes without here, and how that is felt."""

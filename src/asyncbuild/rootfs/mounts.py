@@ -21,6 +21,7 @@ import os
 import stat
 
 from asyncbuild.rootfs import furniture, overlay, syscalls
+from asyncbuild.rootfs.layering import Layering
 from asyncbuild.rootfs.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 
 
@@ -79,10 +80,16 @@ class Mounts:
     """
 
     def __init__(
-        self, orders: list[MountOrder], *, devices: bool, user_marks: bool = False
+        self,
+        orders: list[MountOrder],
+        layering: Layering | None = None,
+        *,
+        devices: bool,
+        user_marks: bool = False,
     ) -> None:
         self._nodev = 0 if devices else MS_NODEV
         self._user_marks = user_marks
+        self._layering = layering or Layering(user_marks=user_marks)
         last = {order.target: order for order in orders}
         self._mounts = [
             _Mount(last[target], b"m%d" % number) for number, target in enumerate(sorted(last))
@@ -175,14 +182,10 @@ class Mounts:
         for name, path in zip(lowers, order.lowers, strict=True):
             os.symlink(path, name)
         # overlayfs wants two layers where there is no upper directory
-        options = b"lowerdir=" + b":".join(lowers if len(lowers) > 1 else [*lowers, b"void"])
-        if order.writes:
-            options += _places(tree, order) + overlay.writing(user_marks=self._user_marks)
-        else:
-            options += overlay.reading(user_marks=self._user_marks)
+        shown = lowers if len(lowers) > 1 else [*lowers, b"void"]
         flags = self._nodev | (0 if order.writes else MS_RDONLY)
         if lowers or order.writes:
-            syscalls.mount(b"overlay", tree, b"overlay", flags, options)
+            self._layering.show(shown, tree, flags, _places(tree, order) if order.writes else None)
         top = os.open(tree, os.O_PATH | os.O_DIRECTORY)
         try:
             found = syscalls.open_in_root(top, order.inside or b".", os.O_PATH)
@@ -253,8 +256,8 @@ def _make_point(root: int, path: bytes, *, directory: bool) -> int:
         os.close(above)
 
 
-def _places(tree: bytes, order: MountOrder) -> bytes:
-    """The options that send the writes of an overlay to the directory ``order.writes``."""
+def _places(tree: bytes, order: MountOrder) -> tuple[bytes, bytes]:
+    """Where the writes of an overlay go, in the directory ``order.writes``."""
     upper, work = (os.path.join(order.writes, name) for name in (b"upper", b"work"))
     for path in (upper, work):
         os.mkdir(path, 0o755)
@@ -262,7 +265,7 @@ def _places(tree: bytes, order: MountOrder) -> bytes:
         overlay.copy_attributes(order.lowers[0], upper)
     os.symlink(upper, tree + b".u")
     os.symlink(work, tree + b".w")
-    return b",upperdir=%b.u,workdir=%b.w" % (tree, tree)
+    return tree + b".u", tree + b".w"
 
 
 def _write(name: bytes, order: MountOrder) -> None:

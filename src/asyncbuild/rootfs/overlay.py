@@ -25,6 +25,7 @@ import os
 import stat
 
 from asyncbuild.rootfs import syscalls
+from asyncbuild.rootfs.layering import Layering
 
 MAX_LOWER_DIRECTORIES = 499
 """overlayfs takes 500 (OVL_MAX_STACK); one is for the stub."""
@@ -34,23 +35,6 @@ _MOST_LINKS = 40
 
 ROOT = b"root"
 """Where the root is mounted, in the stage."""
-
-_PLAIN = b",redirect_dir=off,metacopy=off,index=off,volatile"
-_PLAIN_FOR_USERS = b",userxattr,index=off,volatile"  # which is without the other two by itself
-
-
-def writing(*, user_marks: bool) -> bytes:
-    """The options of an overlay that is written to: the upper directory stays plain (no redirects, no file
-    without its data), and fsync costs nothing: it is kept only if its RUN came to its end.
-
-    ``user_marks``: in a user namespace, see `asyncbuild.layers.marks`.
-    """
-    return _PLAIN_FOR_USERS if user_marks else _PLAIN
-
-
-def reading(*, user_marks: bool) -> bytes:
-    """The options of an overlay that is only read."""
-    return b",userxattr" if user_marks else b""
 
 
 def open_stage(work: bytes) -> None:
@@ -68,9 +52,13 @@ class Overlay:
     """The layers of a root, before it is mounted: what they show together, and the stub above them."""
 
     def __init__(
-        self, lower_directories: list[bytes], upper: bytes, work: bytes, *, user_marks: bool = False
+        self,
+        lower_directories: list[bytes],
+        upper: bytes,
+        work: bytes,
+        layering: Layering | None = None,
     ) -> None:
-        self._user_marks = user_marks
+        self._layering = layering or Layering()
         self._upper = upper
         self._stub = os.path.join(work, b"stub")
         self._lower = [b"%d" % number for number in range(len(lower_directories))]
@@ -91,8 +79,7 @@ class Overlay:
             seen = self._lower[0]
         else:
             seen = b"probe"
-            options = b"lowerdir=" + b":".join(self._lower) + reading(user_marks=self._user_marks)
-            syscalls.mount(b"overlay", seen, b"overlay", syscalls.MS_RDONLY, options)
+            self._layering.show(self._lower, seen, syscalls.MS_RDONLY)
         return os.open(seen, os.O_PATH | os.O_DIRECTORY)
 
     def place(self, target: bytes, *, directory: bool, follow: bool = False) -> bytes | None:
@@ -203,9 +190,7 @@ class Overlay:
         self._copy_attributes(b".", self._upper)
         os.close(self._probe)
         stub = [b"s"] if os.listdir(self._stub) or not self._lower else []
-        options = b"upperdir=u,workdir=w,lowerdir=" + b":".join(stub + self._lower)
-        options += writing(user_marks=self._user_marks)
-        syscalls.mount(b"overlay", ROOT, b"overlay", flags, options)
+        self._layering.show(stub + self._lower, ROOT, flags, (b"u", b"w"))
 
     def _copy_attributes(self, path: bytes, target: bytes) -> None:
         copy_attributes(os.path.join(b"/proc/self/fd/%d" % self._probe, path), target)

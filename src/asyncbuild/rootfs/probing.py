@@ -15,7 +15,7 @@ import os
 import stat
 import sys
 
-from asyncbuild.rootfs import syscalls
+from asyncbuild.rootfs import layering, syscalls
 
 _NULL = (1, 3)
 _USER_MAPS = (("setgroups", "deny"), ("uid_map", "0 {} 1"), ("gid_map", "0 {} 1"))
@@ -107,6 +107,27 @@ def _user_overlay(place: str) -> None:
     _mount_overlay(place, ",userxattr")
 
 
+def _fuse_overlay(place: str) -> None:
+    """The same by fuse-overlayfs, and what it hides of a layer."""
+    program = layering.find_program()
+    if not program:
+        raise OSError(0, "there is no fuse-overlayfs")
+    _user_namespace(place)
+    _private_mounts()
+    os.chdir(place)
+    for name in ("above", "low", "up", "work", "root"):
+        os.mkdir(name)
+    os.mkdir("low/gone")
+    os.mknod("above/gone", stat.S_IFCHR, os.makedev(0, 0))
+    shown = layering.Layering(user_marks=True, program=program)
+    shown.show([b"above", b"low"], b"root", 0, (b"up", b"work"))
+    with open("root/file", "w") as file:
+        file.write("written")
+    os.stat("up/file")
+    if os.listdir("root") != ["file"]:
+        raise OSError(0, "whiteouts have no effect")
+
+
 def _user_proc(place: str) -> None:
     _user_namespace(place)
     syscalls.unshare(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS)
@@ -147,6 +168,15 @@ def _chroot(place: str) -> None:
     os.chdir("/")
 
 
+def _user_chroot(place: str) -> None:
+    """An ordinary user, as root of a namespace."""
+    if os.geteuid() == 0:
+        raise OSError(0, "this is no ordinary user")
+    _subordinate_ids(place)
+    _chroot(place)
+    _owners("/")
+
+
 def _devices(place: str) -> None:
     """A device node that can be made, and opened: the file system may be mounted nodev."""
     node = os.path.join(place, "null")
@@ -180,8 +210,10 @@ ATTEMPTS = {
     "network-namespace": _network_namespace,
     "user-namespace": _user_namespace,
     "user-overlay": _user_overlay,
+    "fuse-overlay": _fuse_overlay,
     "user-proc": _user_proc,
     "subordinate-ids": _subordinate_ids,
+    "user-chroot": _user_chroot,
     "chroot": _chroot,
     "devices": _devices,
     "owners": _owners,

@@ -77,9 +77,12 @@ class Helper:
         return self._process.pid
 
     async def run(
-        self, spec: RunSpec, on_output: OnOutput, place: PlainPlace | OwnPlace | None = None
+        self,
+        spec: RunSpec,
+        on_output: OnOutput,
+        place: PlainPlace | OwnPlace | ServedPlace | None = None,
     ) -> int:
-        """As `run_sandboxed`, but does not close the helper. ``place``: where there are no mounts."""
+        """As `run_sandboxed`, but does not close the helper. ``place``: where the kernel mounts nothing."""
         orders = _orders(spec)
         if place is not None:
             orders.__dict__.update(place.order())
@@ -140,6 +143,17 @@ class PlainPlace:
             "fresh": self.fresh,
             "keep": self.keep,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPlace:
+    """A RUN whose layers a ``program`` shows, fuse-overlayfs."""
+
+    program: bytes
+
+    def order(self) -> dict[str, object]:
+        """The fields of `init.Orders`."""
+        return {"fuse": self.program}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +222,20 @@ def _helper_environment() -> dict[str, str]:
     return {name: os.environ[name]} if name in os.environ else {}
 
 
-async def run_sandboxed(spec: RunSpec, on_output: OnOutput, *, helper: Helper | None = None) -> int:
+async def run_sandboxed(
+    spec: RunSpec,
+    on_output: OnOutput,
+    *,
+    helper: Helper | None = None,
+    place: ServedPlace | None = None,
+) -> int:
     """Run a command and answer its exit code: 128 + n if signal n killed it, 127 if there is no such
     program, 126 if it cannot be executed (the reason is then the last line of ``stderr``).
 
     ``on_output`` is called with each chunk of output as it comes; all of it has come when this
     returns. Whatever the command leaves running is killed. Cancelled, it kills the command and all
-    that it started before it returns. ``helper`` is a started process to use (and close). Raises
-    `IsolationError` if the sandbox cannot be made.
+    that it started before it returns. ``helper`` is a started process to use (and close); ``place`` says if
+    another than the kernel shows layers. Raises `IsolationError` if the sandbox cannot be made.
     """
     if len(spec.lower_directories) > MAX_LOWER_DIRECTORIES:
         raise IsolationError(
@@ -224,7 +244,7 @@ async def run_sandboxed(spec: RunSpec, on_output: OnOutput, *, helper: Helper | 
     if helper is None:
         helper = await start_helper()
     try:
-        return await helper.run(spec, on_output)
+        return await helper.run(spec, on_output, place)
     finally:
         await helper.aclose()
 

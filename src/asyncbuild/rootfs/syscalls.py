@@ -130,6 +130,15 @@ def pivot_root(new: bytes, old: bytes) -> None:
     _checked(_libc.pivot_root(new, old), new)
 
 
+def sync_file_system(path: bytes) -> None:
+    """syncfs(2): what was written to the file system of ``path`` is where it belongs."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _checked(_libc.syncfs(ctypes.c_int(handle)), path)
+    finally:
+        os.close(handle)
+
+
 def set_hostname(name: bytes) -> None:
     """Name this machine, within its uts namespace."""
     _checked(_libc.sethostname(name, ctypes.c_size_t(len(name))), name)
