@@ -73,9 +73,11 @@ class Packer:
         self, changes: ChangeSet, path: Path, on_progress: OnProgress
     ) -> PackedLayer:
         trimmed = self._trim(changes)
+        if self._check is None:
+            return await self._job.workers.pack(trimmed, path, self._compression, on_progress)
+        await self._check(changes)  # before they are read, too: their key may be made only now
         packed = await self._job.workers.pack(trimmed, path, self._compression, on_progress)
-        if self._check is not None:
-            await self._check(changes)
+        await self._check(changes)
         return packed
 
     def _begin(self, step: Step, work: Work) -> NewLayer:

@@ -216,8 +216,8 @@ class Session:
             return await trio.to_thread.run_sync(partial(work, *arguments))
 
     async def check_files(self, changes: ChangeSet) -> None:
-        """Look again at the files that a step has read: one that has changed makes its result of no use to
-        other builds.
+        """Look at the files that a step reads, before and after it does: one that has changed since it was
+        first looked at makes the step's result of no use to other builds.
         """
         changed = await self.read_contents(self.contents.check, changes)
         if changed:
@@ -393,6 +393,7 @@ class Written:
 
     async def _write(self) -> Path:
         work = await trio.to_thread.run_sync(self._job.store.new_work, "copy", "fs")
+        await self._check(self._changes)
         await self._job.workers.materialise(self._changes, work / "fs")
         await self._check(self._changes)
         return work / "fs"

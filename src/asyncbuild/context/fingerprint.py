@@ -49,7 +49,7 @@ class ContentDigests:
         self.read = 0
 
     def check(self, changes: ChangeSet) -> list[str]:
-        """Look again at the files that ``changes`` were read from; those that are newly found changed."""
+        """Look at the files that ``changes`` are read from; those that are newly found changed."""
         found = []
         for entry in changes.additions:
             if isinstance(entry.source, FileSource):
