@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbuild.context.directory import DirectoryContext, open_context
+from asyncbuild.context.fingerprint import ContentDigests
 from asyncbuild.context.ignorefile import IgnoreFile
 from asyncbuild.errors import InputError, SourceNotFound
 from asyncbuild.layers.changeset import Entry, FileSource, Kind, path_order
+from asyncbuild.layers.opening import open_source
 from support.overlay import as_nobody
 
 
@@ -231,6 +233,24 @@ def test_unreadable_directories_are_explained_or_excluded(shm_path: Path) -> Non
             list(context(shm_path).walk())
         assert ".dockerignore" in (caught.value.hint or "")
         assert [e.path for e in context(shm_path, "closed").walk()] == ["", "open"]
+
+    as_nobody(work)
+
+
+def test_a_file_that_may_not_be_read_is_explained(shm_path: Path) -> None:
+    """It is walked, for its name may be seen; who reads it says which file it is."""
+    make(shm_path, "secret", "open")
+    (shm_path / "secret").chmod(0o600)
+    shm_path.chmod(0o755)
+
+    def work() -> None:
+        entries = {entry.path: entry for entry in context(shm_path).walk()}
+        source = entries["secret"].source
+        assert isinstance(source, FileSource)
+        with pytest.raises(InputError, match=r"cannot read .*/secret: Permission denied"):
+            open_source(source.path)
+        with pytest.raises(InputError, match=r"cannot read .*/secret: Permission denied"):
+            ContentDigests().of(source.path)
 
     as_nobody(work)
 

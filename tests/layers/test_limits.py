@@ -19,7 +19,7 @@ from asyncbuild.layers.compression import inflate
 from asyncbuild.layers.extract import ExtractJob, extract
 from asyncbuild.layers.limits import FREE, LIMITS, NO_LIMITS, LayerLimits
 from asyncbuild.layers.unpack import UnpackJob, unpack
-from support.layers import member, tar
+from support.layers import hardlink, member, tar
 
 MIB = 1 << 20
 ZEROS = member("zeros", data=bytes(24 * MIB))
@@ -159,6 +159,11 @@ PAX = {
     "an owner below nothing": {"gid": "-5"},
     "a time that is none": {"mtime": "yesterday"},
     "a path with a NUL": {"path": "a\0b"},
+    "a sparse file's name that leaves": {
+        "GNU.sparse.size": "1",
+        "GNU.sparse.map": "0,1",
+        "GNU.sparse.name": "../../evil",
+    },
 }
 
 
@@ -169,6 +174,19 @@ def test_pax_headers_that_override(records: dict[str, str], shm_path: Path) -> N
     extended = member("PaxHeader", tarfile.XHDTYPE, body)
     with pytest.raises(LayerError):
         unpacked(tar(extended, member("innocent", data=b"x")), shm_path / "out", LIMITS)
+
+
+@pytest.mark.parametrize("target", ["../../evil", "/../evil", "a/../../evil", ""])
+def test_a_link_s_target_that_is_overridden(target: str, shm_path: Path) -> None:
+    """Also a hardlink's target is checked as it is in the end; an empty one restores the entry's own."""
+    extended = member("PaxHeader", tarfile.XHDTYPE, _record("linkpath", target))
+    layer = tar(member("own", data=b"x"), extended, hardlink("h", "own"))
+    if not target:
+        unpacked(layer, shm_path / "out", LIMITS)
+        assert (shm_path / "out/h").samefile(shm_path / "out/own")
+        return
+    with pytest.raises(LayerError, match="leaves the root"):
+        unpacked(layer, shm_path / "out", LIMITS)
 
 
 def _record(key: str, value: str) -> bytes:

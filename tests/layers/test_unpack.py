@@ -38,7 +38,7 @@ from support.layers import (
     unpack_bytes,
     whiteouts,
 )
-from support.overlay import mount_tmpfs, unmount, with_private_mounts
+from support.overlay import exchange, mount_tmpfs, unmount, with_private_mounts
 from support.scratch import scratch
 
 _REG, _DIR, _LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
@@ -438,6 +438,38 @@ def test_whiteouts_of_no_name(name: str, shm_path: Path) -> None:
         done(shm_path / "out", directory("d"), member(name))
 
 
+def test_whiteouts_of_whiteouts(shm_path: Path) -> None:
+    """A marker that is repeated is one; one that names a marker hides nothing, and no marker is left."""
+    root = shm_path / "out"
+    done(
+        root,
+        member(".wh.twice"),
+        member(".wh.twice"),
+        member(".wh..wh.again"),
+        member("d/.wh..wh..opq"),
+        member("d/.wh..wh..opq"),
+        member("d/.wh..wh..wh.x"),
+        directory(".wh.dir"),
+    )
+    assert whiteouts(root) == {"twice", "dir"}
+    assert opaque_directories(root) == {"d"}
+    assert set(facts(root)) == {"twice", "dir", "d"}
+
+
+@pytest.mark.parametrize(
+    "pax",
+    [
+        {"SCHILY.xattr.user.big": "x" * (64 << 10) + "x"},
+        {f"SCHILY.xattr.user.{'n' * 300}": "x"},
+    ],
+    ids=["a value beyond 64 KiB", "a name beyond 255 bytes"],
+)
+def test_attributes_that_no_file_can_have(pax: dict[str, str], shm_path: Path) -> None:
+    """The layer's fault, and not the disk's."""
+    with pytest.raises(LayerError):
+        done(shm_path / "out", member("f", data=b"x", pax_headers=pax))
+
+
 def test_an_overlay_attribute_is_never_taken_from_a_layer(shm_path: Path) -> None:
     """A layer that sets one could redirect into others; labels of another machine go too."""
     root = shm_path / "out"
@@ -524,6 +556,60 @@ def test_nothing_outside_the_root_is_touched(case: str, shm_path: Path) -> None:
         done(shm_path / "out", *members)
     after = {path: fact for path, fact in facts(shm_path).items() if path.split("/")[0] != "out"}
     assert after == before
+
+
+def test_a_race_with_whoever_writes_there_too(shm_path: Path) -> None:
+    """A directory that is swapped for a link out, again and again, while entries are put below it: each is
+    opened as what it is, and nothing is followed.
+    """
+    sentinel = shm_path / "sentinel"
+    sentinel.mkdir()
+    (sentinel / "f").write_bytes(b"good")
+    os.utime(sentinel / "f", (1, 1))
+    os.utime(sentinel, (1, 1))
+    before = facts(sentinel)
+    members = [
+        entry
+        for number in range(300)
+        for entry in (
+            directory("a"),
+            directory("a/b"),
+            member(f"a/b/{number}", data=b"evil"),
+            member("a/b/f", data=b"evil", mode=0o777),
+            directory(f"a/b/d{number}", mode=0o777, uid=9),
+            hardlink(f"a/b/h{number}", "a/b/f"),
+            member("a/b/.wh.f"),
+            symlink("a/b/l", "f"),
+        )
+    ]
+    swaps = sum(_raced(shm_path / f"out-{number}", sentinel, members) for number in range(4))
+    assert swaps > 0
+    assert facts(sentinel) == before
+    assert os.stat(sentinel).st_mtime == 1
+
+
+def _raced(root: Path, sentinel: Path, members: list[bytes]) -> int:
+    """Unpack below ``root`` while ``a/b`` changes places with a link out; how often it did."""
+    over = threading.Event()
+    swaps: list[None] = []
+    link = root.with_suffix(".link")
+    link.symlink_to(sentinel)
+
+    def swap() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                exchange(link, root / "a/b")
+                swaps.append(None)
+
+    racer = threading.Thread(target=swap)
+    racer.start()
+    try:
+        with suppress(LayerError, StoreError, OSError):
+            done(root, *members)
+    finally:
+        over.set()
+        racer.join()
+    return len(swaps)
 
 
 def _placed(header: bytes, sentinel: str) -> bytes:

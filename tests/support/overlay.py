@@ -90,6 +90,12 @@ def unmount(target: Path) -> None:
     _check(_libc.umount2(os.fsencode(target), 0))
 
 
+def exchange(one: Path, other: Path) -> None:
+    """Let two names change places at once (renameat2, RENAME_EXCHANGE)."""
+    at_cwd, exchange_flag = -100, 2
+    _check(_libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange_flag))
+
+
 def as_nobody(work: Callable[[], Result]) -> Result:
     """Run ``work`` in a thread that touches files as user 65534, without root's rights."""
 
