@@ -80,3 +80,24 @@ def test_the_tests_of_the_reliability_page_exist() -> None:
     assert named - known == set()
     modules = set(re.findall(r"`(?:tests/)?(?:\w+/)*(test_\w+\.py)`", page))
     assert modules - {file.name for file in files} == set()
+
+
+def test_the_tests_of_the_page_on_reliability_exist() -> None:
+    """Each file, function and case of a quirk that the page names as a proof is there."""
+    page = (ROOT / "docs/reliability.md").read_text()
+    source = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    functions = {
+        name
+        for text in source.values()
+        for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)
+    }
+    named = re.findall(r"`(tests/[\w/.-]+)`", page)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    words = set(re.findall(r"`(test_\w+)`", page))
+    assert len(words) > 80
+    assert words - functions == set()
+    quirks = source[ROOT / "tests/registry/test_quirks.py"]
+    rows = page.partition("| clause | case |")[2].partition("\n\n")[0]
+    cases = re.findall(r'"([^"]+)"', rows)
+    assert len(cases) > 15
+    assert [name for name in cases if f'"{name}": Case' not in quirks] == []
