@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +20,13 @@ from asyncbuild.errors import IntegrityError, NotSigned, RegistryError, Registry
 from asyncbuild.image.keys import PublicKey, Scope, VerifyKey
 from asyncbuild.image.manifest import parse_manifest
 from asyncbuild.image.reference import Reference
+from asyncbuild.output.spec import parse_output
 from asyncbuild.plan.policy import SourcePolicy
 from asyncbuild.registry.mirrors import Mirror, Mirrors
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.registry.verification import MOST_SIGNATURES, Verification
 from asyncbuild.testing.faults import Corrupt, Respond, Rule
+from asyncbuild.testing.registry_auth import Doorkeeper, TokenAccess
 from asyncbuild.testing.registry_transport import DoubleTransport
 from support.builds import AMD64, HOST, Recorder, World, add_busybox, requests_of
 from support.signing import (
@@ -118,6 +122,31 @@ def test_without_keys_nothing_is_asked(world: World, signer: Signer) -> None:
     world.run(FROM + "LABEL a=b\n", "out:1")
     world.run(FROM + "LABEL a=c\n", "out:2", verification=keys(signer, scope="docker.io"))
     assert not world.double.asked(path=r"\.sig|referrers|manifests/sha256-")
+
+
+def test_what_a_verification_asks(world: World, signer: Signer) -> None:
+    """Two requests for the signature, at most one more in the other place, and no token of their own."""
+    world.double.doorkeeper = Doorkeeper(TokenAccess())
+    dockerfile = FROM + "LABEL a=b\n"
+    sign(world.double, BASE, signer)
+    archive = parse_output(f"type=oci,dest={world.context.parent / 'out.tar'}")
+
+    def asked(verification: Verification) -> Counter[str]:
+        world.double.log.clear()
+        shutil.rmtree(world.store, ignore_errors=True)
+        world.run(dockerfile, outputs=(archive,), verification=verification)
+        return Counter(entry.path for entry in world.double.log)
+
+    without, with_key = asked(Verification()), asked(keys(signer))
+    more = with_key - without
+    digest = digest_in(world.double, BASE)
+    signature = f"/v2/{BASE}/manifests/{digest.replace(':', '-')}.sig"
+    blob = f"/v2/{BASE}/blobs/{digest_of(payload(digest))}"
+    others = {f"/v2/{BASE}/referrers/{digest}", f"/v2/{BASE}/manifests/{digest.replace(':', '-')}"}
+    assert without - with_key == Counter()
+    assert more[signature] == more[blob] == 1
+    assert set(more) <= {signature, blob, *others}
+    assert max(more.values()) == 1
 
 
 @dataclass(frozen=True, slots=True)

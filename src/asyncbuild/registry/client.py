@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from urllib.parse import urlsplit
 
 from asyncbuild.errors import (
     ImageNotFound,
@@ -37,6 +35,7 @@ from asyncbuild.registry.protocol import (
     MANIFEST_LIMIT,
     blob_path,
     manifest_path,
+    next_page,
 )
 from asyncbuild.registry.referrers import list_referrers
 from asyncbuild.registry.routing import (
@@ -301,11 +300,9 @@ class RegistryClient:
                 raise RemoteProtocolError(
                     f"the list of the tags of {repository} is none", exchange=answer.exchange
                 ) from None
-            link = re.match(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("link", ""))
-            if link is None:
+            target = next_page(answer.headers.get("link", ""))
+            if not target:
                 break
-            there = urlsplit(link[1])  # the host stays ours, whatever the link says
-            target = f"{there.path}?{there.query}"
         return tuple(dict.fromkeys(found))
 
     async def delete_manifest(self, repository: str, digest: Digest) -> None:

@@ -137,6 +137,17 @@ def printable(text: str, limit: int = 2048) -> str:
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
+def next_page(link: str) -> str:
+    """Where a Link header says that a list goes on (spec.md, "Listing Tags"): a path at this host, or ""
+    where the list ends.
+    """
+    found = re.match(r'<([^>]+)>;\s*rel="?next"?', link)
+    if found is None:
+        return ""
+    there = urlsplit(found[1])  # the host stays ours, whatever the link says
+    return f"{there.path}?{there.query}"
+
+
 @dataclass(frozen=True, slots=True)
 class ContentRange:
     """``bytes first-last/total`` of a 206 answer; ``total`` is None where the server wrote ``*``."""

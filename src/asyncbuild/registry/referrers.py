@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from dataclasses import replace
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from asyncbuild.errors import ImageNotFound, RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import OCI_INDEX, Index, InvalidManifest, parse_manifest
 from asyncbuild.registry.auth import Scope
 from asyncbuild.registry.caller import Call
-from asyncbuild.registry.protocol import MANIFEST_LIMIT
+from asyncbuild.registry.protocol import MANIFEST_LIMIT, next_page
 from asyncbuild.registry.routing import Way
+from asyncbuild.registry.wire import Answer
 
 _MOST_PAGES = 16
 _NO_SUCH_API = (400, 404, 405, 406, 501)
@@ -39,7 +40,19 @@ async def list_referrers(way: Way, digest: Digest, artifact_type: str) -> Index:
 
 
 async def _page(way: Way, target: str, digest: Digest) -> tuple[Index, str]:
-    """One page, and where the next one is."""
+    """One page, and where the next one is. Asked twice, as for manifests: what something on the way put in
+    its place may not come the second time.
+    """
+    for _ in range(2):
+        answer, raw = await _asked(way, target, digest)
+        with contextlib.suppress(InvalidManifest):
+            page = parse_manifest(raw, answer.headers.get("content-type", ""))
+            if isinstance(page, Index):
+                return page, next_page(answer.headers.get("link", ""))
+    raise ImageNotFound("what refers to a manifest is not told", exchange=answer.exchange)
+
+
+async def _asked(way: Way, target: str, digest: Digest) -> tuple[Answer, bytes]:
     call = Call(
         "GET",
         target,
@@ -49,19 +62,8 @@ async def _page(way: Way, target: str, digest: Digest) -> tuple[Index, str]:
         headers=(("Accept", OCI_INDEX),),
     )
     try:
-        answer, raw = await way.caller.fetch(call, MANIFEST_LIMIT)
+        return await way.caller.fetch(call, MANIFEST_LIMIT)
     except RegistryError as error:
         if error.exchange is not None and error.exchange.status in _NO_SUCH_API:
             raise ImageNotFound(error.message, hint=error.hint) from error
         raise
-    try:
-        page = parse_manifest(raw, answer.headers.get("content-type", ""))
-    except InvalidManifest:
-        page = None
-    if not isinstance(page, Index):  # a page of something that knows no such path
-        raise ImageNotFound("what refers to a manifest is not told", exchange=answer.exchange)
-    link = re.match(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("link", ""))
-    if link is None:
-        return page, ""
-    there = urlsplit(link[1])  # the host stays ours, whatever the link says
-    return page, f"{there.path}?{there.query}"
