@@ -187,6 +187,9 @@ def test_where_it_is_refused(
     assert on_machine.returncode == 77, told(on_machine)
     assert b"this machine's first process" in on_machine.stderr, told(on_machine)
     assert b"/usr/bin/dpkg" in on_machine.stdout
+    fixed = dataclasses.replace(pod, read_only=True).asyncbuild(*words)
+    assert fixed.returncode == 77, told(fixed)
+    assert b"/.asyncbuild: Read-only file system" in fixed.stderr, told(fixed)
     held = 'mkdir -m 700 /.asyncbuild && exec flock /.asyncbuild/lock "$@"'
     beside = script(pod, held, *words)
     assert beside.returncode == 77, told(beside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 
@@ -33,7 +33,7 @@ _OTHER_COMMANDS = {
 
 def dispatch(words: Sequence[str]) -> int:
     """Parse ``words``, run their command, print its error if it raises one."""
-    in_place = _is_in_place(words)
+    in_place = is_in_place(words, os.environ)
     try:
         if in_place:
             import_module("asyncbuild.cli.inplace").enter(words)
@@ -60,11 +60,13 @@ def dispatch(words: Sequence[str]) -> int:
             import_module("asyncbuild.cli.inplace").leave(words)
 
 
-def _is_in_place(words: Sequence[str]) -> bool:
+def is_in_place(words: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether this is a build with ``--isolation inplace``; the parsers themselves take too long to ask."""
     if words[:1] not in (["build"], ["kaniko"]) or words[1:2] in _NO_BUILD:
         return False
-    way = os.environ.get("ASYNCBUILD_ISOLATION", "")
+    if {"-h", "--help"} & set(words):
+        return False
+    way = environ.get("ASYNCBUILD_ISOLATION", "")
     for word, value in zip(words, [*words[1:], ""], strict=True):
         if word == "--isolation":
             way = value

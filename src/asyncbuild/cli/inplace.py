@@ -4,6 +4,7 @@ container is not the image's.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -15,7 +16,7 @@ from asyncbuild.build.request import BuildRequest
 from asyncbuild.errors import IsolationError, StoreError, UsageError
 from asyncbuild.records import dataclass
 from asyncbuild.registry.registries import RegistrySettings
-from asyncbuild.rootfs.isolation import Ability, probe
+from asyncbuild.rootfs.isolation import BETTER, Ability, probe
 from asyncbuild.rootfs.ownroot import HOME, MARKS, OwnRoot, Surroundings, check_expendable
 from asyncbuild.rootfs.refuge import MAIN, is_entered, make_refuge
 from asyncbuild.rootfs.reserved import names_of
@@ -102,6 +103,11 @@ def _take_home() -> None:
             hint="there is one / for all of them: let one wait for the other",
         ) from None
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES):
+            raise IsolationError(
+                f"--isolation inplace is not possible here: {HOME}: {error.strerror}",
+                hint=f"it needs {BETTER[Ability.OWN_ROOT]}",
+            ) from error
         raise StoreError.of(f"cannot write {HOME}", error) from error
 
 

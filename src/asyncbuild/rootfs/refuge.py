@@ -95,7 +95,7 @@ class Refuge:
 
 
 def make_refuge(directory: Path) -> Refuge:
-    """Copy this program into the new directory. Blocks for a second or so: some 80 MB are read and written.
+    """Copy this program into the new directory. Blocks for a second or so: some 120 MB are copied.
 
     Raises `IsolationError` if that cannot be done.
     """
