@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +18,9 @@ import pytest
 import trio
 
 from asyncbuild.build.request import MountPlace
+from asyncbuild.cache.images import ImageDirectory
 from asyncbuild.image.digest import Digest
+from asyncbuild.image.manifest import Manifest
 from asyncbuild.image.reference import Reference
 from asyncbuild.report.events import WarningRaised
 from support.builds import HOST, Recorder, World, add_busybox, requests_of
@@ -151,6 +155,107 @@ def test_ids_and_sizes(world: World) -> None:
     _, warnings = build(world, FIRST, replace(PLACE, most=3))
     assert any("the cache mount /c has " in text and "max-size=" in text for text in warnings)
     assert set(saved(world)) == {"other"}
+
+
+def another_store(world: World) -> None:
+    """A machine that has nothing but the directory."""
+    shutil.rmtree(world.store)
+    world.double.log.clear()
+
+
+def test_a_directory_keeps_them(world: World, shm_path: Path) -> None:
+    """As a registry does: contents, owners, modes and times arrive; what is equal is not written again; and
+    skopeo reads the layout.
+    """
+    kept = MountPlace(path=shm_path / "kept", ids=frozenset({"/c"}))
+    assert build(world, FIRST, kept) == ("", [])
+    another_store(world)
+    output, warnings = build(world, LATER, kept)
+    assert warnings == []
+    lines = output.splitlines()
+    assert lines[0] == "from-c"
+    assert lines[1].startswith("0:0 750 ")
+    assert lines[2].startswith("7:8 644 1700000000 ")
+    assert [line for line in requests_of(world.double) if "mounts" in line] == []
+    (entry,) = json.loads((shm_path / "kept/index.json").read_text())["manifests"]
+    name = entry["annotations"]["org.opencontainers.image.ref.name"]
+    assert name.startswith("m-")
+    before = sorted((path.name, path.stat().st_ino) for path in (shm_path / "kept").rglob("*"))
+    build(world, FIRST, kept)
+    assert before == sorted(
+        (path.name, path.stat().st_ino) for path in (shm_path / "kept").rglob("*")
+    )
+    command = ["skopeo", "inspect", "--raw", f"oci:{shm_path}/kept:{name}"]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    digest = json.loads(raw)["layers"][0]["digest"].partition(":")[2]
+    with tarfile.open(shm_path / "kept/blobs/sha256" / digest) as tar:
+        assert sorted(tar.getnames()) == ["kept", "link"]
+
+
+def test_a_directory_does_not_grow(world: World, shm_path: Path) -> None:
+    """The content that was saved before goes, once it is older than any build that might name it."""
+    kept = MountPlace(path=shm_path / "kept", ids=frozenset({"/c"}))
+    build(world, FIRST, kept)
+    blobs = shm_path / "kept/blobs/sha256"
+    first = {path.name for path in blobs.iterdir()}
+    for path in blobs.iterdir():
+        os.utime(path, (1, 1))
+    build(world, FIRST + "RUN --mount=type=cache,target=/c echo more > /c/more\n", kept)
+    now = {path.name for path in blobs.iterdir()}
+    assert len(first) == len(now) == 3
+    assert len(first & now) == 1, "the configuration, which is always the same"
+
+
+@pytest.mark.parametrize("how", ["blob", "manifest", "gone", "index"])
+def test_a_damaged_directory_is_an_empty_cache(world: World, shm_path: Path, how: str) -> None:
+    """A warning says so, and the build is done; what it made is saved in its place where that can be."""
+    kept = MountPlace(path=shm_path / "kept", ids=frozenset({"/c"}))
+    build(world, FIRST, kept)
+    blobs = shm_path / "kept/blobs/sha256"
+    (entry,) = json.loads((shm_path / "kept/index.json").read_text())["manifests"]
+    manifest = blobs / entry["digest"].partition(":")[2]
+    layer = blobs / json.loads(manifest.read_text())["layers"][0]["digest"].partition(":")[2]
+    match how:
+        case "blob":
+            data = bytearray(layer.read_bytes())
+            data[len(data) // 2] ^= 0x55
+            layer.write_bytes(data)
+        case "manifest":
+            manifest.write_text("{}")
+        case "gone":
+            layer.unlink()
+        case _:
+            (shm_path / "kept/index.json").write_text("nothing")
+    another_store(world)
+    output, warnings = build(world, FIRST, kept)
+    assert output == ""
+    assert "the cache mount /c begins empty: " in warnings[0]
+
+
+def test_builds_at_once_and_a_prune(world: World, shm_path: Path) -> None:
+    """Three builds save their caches in one directory while it is pruned of everything: all of them are done,
+    and what is listed afterwards is whole.
+    """
+    kept = MountPlace(path=shm_path / "kept")
+    directory = ImageDirectory(shm_path / "kept")
+    directory.prepare()
+    texts = [FIRST.replace("id=other", f"id=other-{number}") for number in range(3)]
+    recorder = Recorder()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for number, text in enumerate(texts):
+                request = world.request(text, f"app:{number}", cache_mounts_to=(kept,))
+                nursery.start_soon(partial(world.build, recorder=recorder), request)
+            for _ in range(20):
+                await trio.to_thread.run_sync(directory.prune, float("inf"), time.time() + 7200)
+                await trio.sleep(0.05)
+
+    trio.run(main)
+    for entry in directory.entries():
+        manifest = directory.manifest(entry.descriptor.digest)
+        assert isinstance(manifest, Manifest)
+        assert all(map(directory.has, (*manifest.layers, manifest.config)))
 
 
 @pytest.mark.integration

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from asyncbuild.cli.cache_options import read_cache_options
+from asyncbuild.cli.cache_options import read_cache_options, read_mount_places
+from asyncbuild.errors import UsageError
 
 GITHUB = {"GITHUB_REF_NAME": "7/merge", "GITHUB_HEAD_REF": "feature/a b", "GITHUB_BASE_REF": "v2"}
 GITLAB = {"CI_COMMIT_REF_SLUG": "fix", "CI_DEFAULT_BRANCH": "trunk"}
@@ -49,3 +50,34 @@ def test_scopes(
 ) -> None:
     """The tag, else what CI names, made into a tag; in CI the target's scope is read too."""
     assert place(text, environ) == (scope, fallbacks, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "expected"),
+    [
+        ("--cache-mount-to", "reg.example/m", ("reg.example/m", None, set(), 5_000_000_000)),
+        (
+            "--cache-mount-from",
+            "type=registry,ref=reg.example/m:t,id=a,id=b,max-size=1k",
+            ("reg.example/m:t", None, {"a", "b"}, 1000),
+        ),
+        ("--cache-mount-to", "type=local,dest=/kept", (None, "/kept", set(), 5_000_000_000)),
+        ("--cache-mount-from", "type=local,src=/kept,id=x", (None, "/kept", {"x"}, 5_000_000_000)),
+    ],
+)
+def test_places_of_mounts(option: str, text: str, expected: tuple[object, ...]) -> None:
+    """A repository, or a directory, with what they keep."""
+    (found,) = read_mount_places(option, [text])
+    where = None if found.reference is None else str(found.reference)
+    path = None if found.path is None else str(found.path)
+    assert (where, path, found.ids, found.most) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["type=local,src=/kept", "type=local", "type=s3,ref=a", "type=local,dest=/a,ref=b", "ref=A B"],
+)
+def test_wrong_places_of_mounts(text: str) -> None:
+    """What has no meaning is refused."""
+    with pytest.raises(UsageError):
+        read_mount_places("--cache-mount-to", [text])

@@ -1,4 +1,5 @@
-"""Cache mounts that outlive a machine: their contents in a registry, between one CI run and the next.
+"""Cache mounts that outlive a machine: their contents in a registry, or in a directory that a CI system
+keeps, between one run and the next.
 
 ::
 
@@ -7,7 +8,7 @@
 
 1. A cache is fetched when the first RUN wants it and this machine has none; it is verified as a layer is.
    What cannot be had or is damaged is a warning, and the cache begins empty.
-2. It is saved when the build is done, if its content is another than the registry's: equal content packs to
+2. It is saved when the build is done, if its content is another than what is saved: equal content packs to
    equal bytes. All of it is optional: faults are warnings, and the end of a build waits a stated time.
 """
 
@@ -22,17 +23,14 @@ import trio
 
 from asyncbuild.build.futures import Future
 from asyncbuild.build.job import Job
+from asyncbuild.build.mount_places import saved_mounts
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.request import MountPlace
 from asyncbuild.cache.registry import MOUNT, WRITTEN, moment
-from asyncbuild.errors import AsyncbuildError, ImageNotFound, RemoteProtocolError
-from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
-from asyncbuild.image.manifest import Descriptor, Index, Manifest
+from asyncbuild.errors import AsyncbuildError, RemoteProtocolError
+from asyncbuild.image.digest import DiffId, InvalidDigest
 from asyncbuild.layers.compression import GZIP
 from asyncbuild.layers.pack import PackedLayer
-from asyncbuild.registry.bodies import Body, BytesBody, FileBody
-from asyncbuild.registry.client import RegistryClient
-from asyncbuild.registry.upload import UploadSession
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.store.cachemounts import CacheKey
 
@@ -41,8 +39,6 @@ ROOT = "dev.asyncbuild.mount.root"
 """Annotations, beside the cache's id and the time: the content's DiffId, and uid:gid:mode (octal) of its
 own directory.
 """
-_EMPTY = b"{}"
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
 class KeptMounts:
@@ -98,22 +94,20 @@ class KeptMounts:
         return None
 
     async def _fetch(self, place: MountPlace, key: CacheKey) -> Path | None:
-        client = self._job.registries.client(place.reference.registry)
-        repository = place.reference.repository
-        manifest = await _saved(client, repository, place.tag(key.name))
+        saved, tag = saved_mounts(self._job, place), place.tag(key.name)
+        manifest = await saved.find(tag)
         if manifest is None:
             return None
         work = await trio.to_thread.run_sync(self._job.store.new_work, "mount", "fs")
         try:
             (layer,) = manifest.layers
             diff_id = DiffId.parse(manifest.annotations[DIFF_ID])
-            async with client.open_blob(repository, layer) as chunks:
+            async with saved.open(layer) as chunks:
                 await self._job.workers.unpack(layer, diff_id, work / "fs", chunks)
             await trio.to_thread.run_sync(_set_root, work / "fs", manifest.annotations[ROOT])
         except (KeyError, ValueError, InvalidDigest) as error:
             self._job.store.discard(work)
-            where = f"{place.reference.name}:{place.tag(key.name)}"
-            raise RemoteProtocolError(f"{where} is no cache mount: {error}") from None
+            raise RemoteProtocolError(f"{saved.name}:{tag} is no cache mount: {error}") from None
         except BaseException:
             self._job.store.discard(work)
             raise
@@ -155,19 +149,13 @@ class KeptMounts:
         packed: PackedLayer,
         blob: Path,
     ) -> None:
-        client = self._job.registries.client(place.reference.registry)
-        repository, tag = place.reference.repository, place.tag(key.name)
+        saved, tag = saved_mounts(self._job, place), place.tag(key.name)
         about = {**about, DIFF_ID: str(packed.diff_id)}
-        known = await _saved(client, repository, tag)
+        known = await saved.find(tag)
         if known is not None and about.items() <= known.annotations.items():
             return
-        layer = packed.descriptor
-        await _put(client, repository, FileBody(str(blob), layer.size), layer.digest)
-        config = Descriptor(_EMPTY_TYPE, Digest.of(_EMPTY), len(_EMPTY))
-        await _put(client, repository, BytesBody(_EMPTY), config.digest)
         annotations = {**about, WRITTEN: moment(self._job.started)}
-        manifest = Manifest.make(config, (layer,), annotations=annotations)
-        await client.put_manifest(repository, tag, manifest.raw, manifest.media_type)
+        await saved.put(tag, packed.descriptor, blob, annotations)
 
     async def _tolerate(self, what: str, work: Callable[[], Awaitable[Path | None]]) -> Path | None:
         try:
@@ -181,23 +169,6 @@ class KeptMounts:
 
     def _warn(self, text: str) -> None:
         self._job.reporter.emit(WarningRaised(text))
-
-
-async def _saved(client: RegistryClient, repository: str, tag: str) -> Manifest | None:
-    """What the registry has of a cache; None if nothing."""
-    try:
-        manifest = (await client.get_manifest(repository, tag)).manifest
-    except ImageNotFound:
-        return None
-    if isinstance(manifest, Index):
-        raise RemoteProtocolError(f"{repository}:{tag} is an index and no cache mount")
-    return manifest
-
-
-async def _put(client: RegistryClient, repository: str, body: Body, digest: Digest) -> None:
-    answer = await client.mount_or_start_upload(repository, digest)
-    if isinstance(answer, UploadSession):
-        await answer.put(body, digest)
 
 
 def pour(restored: Path, tree: Path) -> None:

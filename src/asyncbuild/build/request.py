@@ -44,13 +44,15 @@ class CachePlace:
 
 @dataclass(frozen=True, slots=True)
 class MountPlace:
-    """A repository that keeps contents of cache mounts: of those with ``ids``, or of all if there are none.
-    The tag of ``reference`` is put before their tags. ``most`` is the largest content in bytes.
+    """A repository, or a directory (``path``), that keeps contents of cache mounts: of those with ``ids``,
+    or of all if there are none. The tag of ``reference`` is put before their tags. ``most`` is the largest
+    content in bytes.
     """
 
-    reference: Reference
+    reference: Reference | None = None
     ids: frozenset[str] = frozenset()
     most: int = 5_000_000_000
+    path: Path | None = None
 
     def keeps(self, name: str) -> bool:
         """Whether the cache with this id is kept here."""
@@ -58,7 +60,8 @@ class MountPlace:
 
     def tag(self, key: str) -> str:
         """The tag of the cache whose key is ``key`` (64 hexadecimal digits)."""
-        prefix = f"{self.reference.tag[:60]}-" if self.reference.tag else ""
+        scope = self.reference.tag if self.reference is not None else None
+        prefix = f"{scope[:60]}-" if scope else ""
         return f"{prefix}m-{key}"
 
 

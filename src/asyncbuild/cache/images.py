@@ -183,7 +183,7 @@ class ImageDirectory:
         return digest
 
     def add(
-        self, name: Reference, top: Descriptor, needed: Iterable[Descriptor], now: float
+        self, name: Reference | str, top: Descriptor, needed: Iterable[Descriptor], now: float
     ) -> bool:
         """List ``top`` under ``name``, in place of what had the name; False if a blob of ``needed`` is gone
         (somebody pruned it just now).

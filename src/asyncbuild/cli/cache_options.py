@@ -70,7 +70,8 @@ def read_cache_options(options: argparse.Namespace, environ: Mapping[str, str]) 
 
 
 def read_mount_places(option: str, texts: Iterable[str]) -> tuple[MountPlace, ...]:
-    """``type=registry,ref=REPOSITORY[:TAG][,id=ID]…[,max-size=SIZE]``, or just the repository.
+    """``type=registry,ref=REPOSITORY[:TAG][,id=ID]…[,max-size=SIZE]``, or just the repository; or
+    ``type=local`` with ``src=`` or ``dest=`` for ``ref=``.
 
     Raises `UsageError`.
     """
@@ -86,14 +87,21 @@ def _mount_place(option: str, text: str) -> MountPlace:
     others = [field for field in fields if not field.startswith("id=")]
     values = dict(pair for field in others for pair in parse_attributes(field))
     kind = values.pop("type", "registry")
-    if kind != "registry":
-        raise UsageError(f"{option}: type={kind} is not supported", hint="use type=registry")
-    reference, size = values.pop("ref", ""), values.pop("max-size", "")
+    if kind not in ("registry", "local"):
+        hint = "use type=registry or type=local"
+        raise UsageError(f"{option}: type={kind} is not supported", hint=hint)
+    name = "ref" if kind == "registry" else "src" if option.endswith("from") else "dest"
+    where, size = values.pop(name, ""), values.pop("max-size", "")
     _refuse_rest(option, values)
-    try:
-        place = MountPlace(Reference.parse_repository(reference), ids)
-    except InvalidReference as error:
-        raise UsageError(f"{option}: {error}") from None
+    if kind == "local":
+        if not where:
+            raise UsageError(f"{option} {text}: type=local needs {name}=DIRECTORY")
+        place = MountPlace(ids=ids, path=Path(where))
+    else:
+        try:
+            place = MountPlace(Reference.parse_repository(where), ids)
+        except InvalidReference as error:
+            raise UsageError(f"{option}: {error}") from None
     return replace(place, most=parse_size(size)) if size else place
 
 
