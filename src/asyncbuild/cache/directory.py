@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import Absence, Answer, CachedResult, DamagedResult, Hit
 from asyncbuild.errors import StoreError
 from asyncbuild.image.digest import DiffId, Digest
+from asyncbuild.image.manifest import Descriptor
 from asyncbuild.store.store import Store
 
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
@@ -88,8 +90,8 @@ class DirectoryCache:
             return Absence.MISS
         except (OSError, DamagedResult):
             return Absence.UNAVAILABLE
-        digests = [layer.descriptor.digest for layer in result.layers if layer.descriptor]
-        if len(digests) < len(result.layers) or not all(map(self._has, digests)):
+        blobs = [layer.descriptor for layer in result.layers if layer.descriptor]
+        if len(blobs) < len(result.layers) or not all(map(self._has, blobs)):
             return Absence.MISS
         return Hit(key, result, self.name)
 
@@ -101,7 +103,7 @@ class DirectoryCache:
                     self._write(self._path / name, json.dumps(document).encode())
             for layer in result.layers:
                 assert layer.descriptor is not None
-                self._copy(layer.descriptor.digest)
+                self._copy(layer.descriptor)
             for key in keys:
                 self._write(self._path / "results" / f"{key.hex}.json", result.encode())
         except OSError as error:
@@ -121,17 +123,21 @@ class DirectoryCache:
         except OSError as error:
             raise StoreError(f"{self.name} cannot be written: {error.strerror}") from error
 
-    def _has(self, digest: Digest) -> bool:
-        return self._blob(digest).exists()
+    def _has(self, blob: Descriptor) -> bool:
+        """Whether the blob is here, by its size; what it is made of is seen when it is used."""
+        try:
+            found = self._blob(blob.digest).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == blob.size
 
     def _blob(self, digest: Digest) -> Path:
         return self._path / "blobs" / digest.algorithm / digest.hex
 
-    def _copy(self, digest: Digest) -> None:
-        place = self._blob(digest)
-        if not place.exists():
-            with self._appearing(place) as temporary:
-                shutil.copyfile(self._store.blob_path(digest), temporary)
+    def _copy(self, blob: Descriptor) -> None:
+        if not self._has(blob):
+            with self._appearing(self._blob(blob.digest)) as temporary:
+                shutil.copyfile(self._store.blob_path(blob.digest), temporary)
 
     def _write(self, path: Path, data: bytes) -> None:
         with self._appearing(path) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from enum import Enum
 from typing import Any
@@ -12,6 +13,8 @@ from asyncbuild.image.digest import DiffId, InvalidDigest
 from asyncbuild.image.manifest import Descriptor, InvalidManifest
 from asyncbuild.image.reference import Reference
 from asyncbuild.records import dataclass
+
+_CHECK = "check"
 
 
 class DamagedResult(ValueError):
@@ -132,20 +135,30 @@ class CachedResult:
 
     @classmethod
     def decode(cls, raw: bytes, origin: Reference | None = None) -> CachedResult:
-        """Decode bytes; `DamagedResult` if they are no result."""
+        """Decode bytes; `DamagedResult` if they are no result, or not as they were written."""
         try:
-            return cls.from_json(json.loads(raw), origin)
-        except (ValueError, RecursionError) as error:
+            value = json.loads(raw)
+            found = value.pop(_CHECK, None)
+        except (ValueError, RecursionError, AttributeError) as error:
             raise DamagedResult(str(error)) from None
+        if found != _check(value):
+            raise DamagedResult("a cache entry is damaged")
+        return cls.from_json(value, origin)
 
     def encode(self) -> bytes:
-        """The bytes that `decode` reads."""
-        return json.dumps(self.to_json(), sort_keys=True).encode()
+        """The bytes that `decode` reads: in files, whose names say nothing of what is in them."""
+        value = self.to_json()
+        return json.dumps({**value, _CHECK: _check(value)}, sort_keys=True).encode()
 
 
 def parse_written(value: Any) -> int | None:
     """The time at which an entry was written; ValueError or TypeError if it is none."""
     return None if value is None else int(value)
+
+
+def _check(value: Any) -> str:
+    """By this a record is known to be whole: one wrong digit in it would be another layer."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Absence(Enum):
