@@ -336,6 +336,7 @@ def test_one_repository(remote: str) -> None:
         "Docker.IO/library/alpine",
         "docker.io:443/library/alpine",
         "docker.io:0443/library/alpine",
+        "registry.hub.docker.com/library/alpine",
     ],
 )
 def test_one_image(name: str) -> None:

@@ -43,6 +43,7 @@ def test_parsed(text: str, registry: str, repository: str, tag: str) -> None:
         ("debian", "docker.io/library/debian"),
         ("Docker.IO:443/library/debian", "docker.io/library/debian"),
         ("registry-1.docker.io/library/debian", "docker.io/library/debian"),
+        ("registry.hub.docker.com/library/debian", "docker.io/library/debian"),
         ("R.Example:0443/a", "r.example/a"),
         ("R.Example:05000/a", "r.example:5000/a"),
         ("[2001:DB8::1]/a", "[2001:db8::1]/a"),

@@ -13,7 +13,7 @@ from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.records import dataclass
 
 DOCKER_HUB = "docker.io"
-_HUB_HOSTS = ("index.docker.io", "registry-1.docker.io")
+_HUB_HOSTS = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
