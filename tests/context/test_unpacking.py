@@ -28,7 +28,7 @@ def unpacked(path: Path, *nodes: Node) -> UnpackedArchive:
     facts = extract(ExtractJob(str(file), str(work)))
     entries = tuple(e for e in View([DirectoryTree(work)]).walk("", hardlinks=True) if e.path)
     implicit = frozenset(facts.implicit_directories)
-    return UnpackedArchive("a.tar", entries, implicit, facts.outside_links)
+    return UnpackedArchive("a.tar", entries, implicit, facts.outside_entries)
 
 
 def shape(view: View) -> dict[str, tuple[str, str]]:

@@ -64,4 +64,4 @@ def _content(name: str, directory: Path, facts: UnpackedFacts) -> UnpackedArchiv
     tree = View([DirectoryTree(directory)])
     entries = tuple(entry for entry in tree.walk("", hardlinks=True) if entry.path)
     implicit = frozenset(facts.implicit_directories)
-    return UnpackedArchive(name, entries, implicit, facts.outside_links)
+    return UnpackedArchive(name, entries, implicit, facts.outside_entries)

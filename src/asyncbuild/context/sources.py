@@ -68,13 +68,13 @@ class UnpackedArchive:
     """The content of an archive that ADD unpacks, on disk, but without its root.
 
     ``entries`` are sorted, parents first. ``implicit`` are the directories among them that the archive
-    has no entry for; ``links`` are hardlinks (path, target) to files that it does not hold.
+    has no entry for; ``links`` are hardlinks to files that it does not hold.
     """
 
     name: str
     entries: tuple[Entry, ...]
     implicit: frozenset[str] = frozenset()
-    links: tuple[tuple[str, str], ...] = ()
+    links: tuple[Entry, ...] = ()
 
 
 Explain = Callable[[str], str | None]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from asyncbuild.context.sources import CopySource
 from asyncbuild.errors import DockerfileError
-from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
+from asyncbuild.layers.changeset import ChangeSet, Entry, Kind, path_order
 from asyncbuild.layers.paths import ancestors, clean, join, parent_of, resolve_links
 from asyncbuild.records import dataclass
 
@@ -129,6 +129,17 @@ class Target:
         if entry.kind is Kind.HARDLINK:
             self._links.setdefault(entry.link, []).append(entry.path)
         self._added[entry.path] = entry
+
+    def link(self, path: str, entry: Entry) -> None:
+        """Put ``entry`` as another name of the file at ``path``, which is as ``entry`` says from now on."""
+        self.put(entry)
+        others = [name for name in self._links.pop(path, ()) if self._added[name].link == path]
+        first, *names = sorted({path, entry.path, *others}, key=path_order)
+        self._added[first] = entry.moved(first)
+        for name in names:
+            linked = replace(entry, kind=Kind.HARDLINK, link=first, size=0, source=None)
+            self._added[name] = linked.moved(name)
+        self._links[first] = names
 
     def _hide(self, path: str) -> None:
         """Take away a directory with all that is in it."""

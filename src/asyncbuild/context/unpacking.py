@@ -10,11 +10,11 @@ The rules are those of Docker's archive package, which BuildKit unpacks with in 
    archive's attributes. A directory takes the place of a symlink.
 4. A directory without an entry of its own is only on the way: it follows a symlink that stands there,
    inside the destination, and is made 0755, 0:0 where it is missing.
-5. A hard link may be to a file that stands in the destination already.
+5. A hard link may be to a file that stands in the destination already. What its entry says of mode, owner
+   and time holds for the file (of a symlink the owner alone).
 6. Of extended attributes ``security.capability`` alone gets into a layer (containerd's pkg/archive).
 
-Ours: a link to such a file is a copy of it; whiteouts (``.wh.x``), which a layer cannot hold as files, are
-refused.
+Ours: whiteouts (``.wh.x``), which a layer cannot hold as files, are refused.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def unpack_into(target: Target, archive: UnpackedArchive) -> None:
     unpacking = _Unpacking(target, archive, destination)
     for entry in archive.entries:
         unpacking.add(entry)
-    for path, linked in archive.links:
-        unpacking.link(path, linked)
+    for entry in archive.links:
+        unpacking.link(entry)
 
 
 class _Unpacking:
@@ -72,20 +72,27 @@ class _Unpacking:
         xattrs = tuple(item for item in entry.xattrs if item[0] == _CAPABILITY)
         self._target.put(replace(entry, path=path, uid=uid, gid=gid, link=link, xattrs=xattrs))
 
-    def link(self, path: str, linked: str) -> None:
-        """Put a copy of a file of the destination."""
-        place = join(self._directory(parent_of(path)), path.rpartition("/")[2])
-        above = self._resolve(join(self._destination, parent_of(linked)))
-        found = self._target.lookup(join(above, linked.rpartition("/")[2]))
+    def link(self, entry: Entry) -> None:
+        """Rule 5, for a file that the archive does not hold: the layer has it too then."""
+        place = join(self._directory(parent_of(entry.path)), entry.path.rpartition("/")[2])
+        above = self._resolve(join(self._destination, parent_of(entry.link)))
+        path = join(above, entry.link.rpartition("/")[2])
+        found = self._target.lookup(path)
         if found is None or found.kind is Kind.DIRECTORY:
             raise DockerfileError(
-                f"the archive {self._archive.name}: {path} is a hard link to {linked},"
+                f"the archive {self._archive.name}: {entry.path} is a hard link to {entry.link},"
                 " which neither it nor the image has"
             )
         if found.kind is Kind.HARDLINK:
-            found = self._target.lookup(found.link) or found
-        uid, gid = self._target.placement.owner or (found.uid, found.gid)
-        self._target.put(replace(found, path=place, uid=uid, gid=gid))
+            path = found.link
+            found = self._target.lookup(path) or found
+        uid, gid = self._target.placement.owner or (entry.uid, entry.gid)
+        changed = replace(found, path=place, uid=uid, gid=gid)
+        if found.kind is not Kind.SYMLINK:
+            mode, time = entry.mode, entry.mtime_ns
+            xattrs = tuple(item for item in entry.xattrs if item[0] == _CAPABILITY)
+            changed = replace(changed, mode=mode, mtime_ns=time, xattrs=xattrs)
+        self._target.link(path, changed)
 
     def _directory(self, path: str) -> str:
         """Where the directory ``path`` of the archive has gone."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import field
 
+from asyncbuild.layers.changeset import Entry
 from asyncbuild.records import dataclass
 
 
@@ -17,6 +19,7 @@ class UnpackedFacts:
     is new and is not listed.
     ``outside_links``: hardlinks (path, target) to files that the tar itself does not hold; nothing
     stands at ``path`` in the unpacked tree.
+    ``outside_entries`` are the entries of these, in their order; nothing but an archive's are kept.
     ``entries`` counts tar entries; ``size`` is the sum of the files' bytes.
     """
 
@@ -24,6 +27,7 @@ class UnpackedFacts:
     outside_links: tuple[tuple[str, str], ...] = ()
     entries: int = 0
     size: int = 0
+    outside_entries: tuple[Entry, ...] = field(default=(), compare=False)
 
     def to_json(self) -> str:
         """One line of JSON; names that are not UTF-8 are kept by surrogate escapes."""

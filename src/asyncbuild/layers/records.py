@@ -76,6 +76,13 @@ def record(target: str | int, entry: Entry) -> None:
         os.setxattr(target, _RECORD, noted, follow_symlinks=isinstance(target, int))
 
 
+def record_anew(target: int, entry: Entry) -> None:
+    """As `record`, in place of what was written down before."""
+    with suppress(OSError):
+        os.removexattr(target, _RECORD)
+    record(target, entry)
+
+
 def record_in(parent: str | int, name: str, entry: Entry) -> None:
     """The same for a link or a fifo, in its directory; what stood there before may have left a record."""
     noted = _noted(entry)

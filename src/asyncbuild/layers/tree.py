@@ -18,14 +18,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 from typing import Final, Self
 
 from asyncbuild.errors import LayerError, StoreError
 from asyncbuild.layers.changeset import Entry, Kind
+from asyncbuild.layers.dressing import dress, dress_open, umask
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.marks import is_whiteout, make_opaque, make_whiteout
-from asyncbuild.layers.records import mode_on_disk, record, record_in, records, stand_in
+from asyncbuild.layers.records import (
+    mode_on_disk,
+    record,
+    record_in,
+    records,
+    stand_in,
+)
 from asyncbuild.layers.rooted import open_directory
 from asyncbuild.layers.xattrs import set_xattrs
 from asyncbuild.records import dataclass
@@ -66,11 +72,11 @@ class LayerTree:
         self._open: dict[str, _Directory] = {}
         self._directories: dict[str, Entry | None] = {"": None}
         self._fresh: set[str] = set()
-        self._outside: dict[str, str] = {}
+        self._outside: dict[str, Entry] = {}
         self._entries = 0
         self._size = 0
         self._owner = (os.geteuid(), os.getegid())
-        self._masked = _umask()
+        self._masked = umask()
         try:
             _prepare(self._root, destination)
         except BaseException:
@@ -144,6 +150,13 @@ class LayerTree:
                 self._remove(directory, name)
                 self._make(directory, name, entry)
 
+    def dress(self, entry: Entry) -> None:
+        """Give the file that a hard link was made to the attributes of the link's ``entry``; a symlink gets
+        its owner alone. The target may be outside: then nothing stands here.
+        """
+        head, _, name = entry.path.rpartition("/")
+        dress(self._directory(head).descriptor, name, entry)
+
     def _make(self, directory: _Directory, name: str, entry: Entry) -> None:
         here = directory.descriptor
         if entry.kind is Kind.SYMLINK:
@@ -191,7 +204,7 @@ class LayerTree:
         if target is None:
             if entry.link not in (path, entry.path):
                 self._remove(directory, name, missing_ok=True)
-                self._outside[path] = entry.link
+                self._outside[path] = entry.moved(path)
             return
         where, base = target
         try:
@@ -392,32 +405,27 @@ class LayerTree:
 
     def finish(self) -> UnpackedFacts:
         """Link what was linked before its target came, set directories' attributes; the facts."""
-        for path, target in list(self._outside.items()):
-            self._link_late(path, target)
+        for outside in list(self._outside.values()):
+            self._link_late(outside)
         for path in sorted(self._directories, reverse=True):
             entry = self._directories[path] or Entry(path, Kind.DIRECTORY, 0o755)
             descriptor = open_directory(self._root, path, by_kernel=self._by_kernel)
             try:
-                if records():
-                    record(descriptor, entry)
-                else:
-                    os.fchown(descriptor, entry.uid, entry.gid)
-                os.fchmod(descriptor, mode_on_disk(entry))
-                set_xattrs(descriptor, entry.xattrs)
-                os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+                dress_open(descriptor, entry)
             finally:
                 os.close(descriptor)
         implicit = (p for p, entry in self._directories.items() if entry is None)
+        links = tuple(self._outside[path] for path in sorted(self._outside))
         return UnpackedFacts(
             tuple(sorted(path for path in implicit if path not in self._fresh)),
-            tuple(sorted(self._outside.items())),
+            tuple((entry.path, entry.link) for entry in links),
             self._entries,
             self._size,
+            links,
         )
 
-    def _link_late(self, path: str, target: str) -> None:
-        head, _, name = path.rpartition("/")
-        entry = Entry(path, Kind.HARDLINK, link=target)
+    def _link_late(self, entry: Entry) -> None:
+        head, _, name = entry.path.rpartition("/")
         found = self._link_target(entry)
         if found is None:
             return
@@ -435,12 +443,3 @@ def _prepare(root: int, destination: str) -> None:
     if not records():
         os.fchown(root, 0, 0)
     os.fchmod(root, 0o700)
-
-
-def _umask() -> int:
-    """This process's mask, read without changing it even for a moment; all bits if no one tells."""
-    with suppress(OSError), open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o777
