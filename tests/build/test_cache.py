@@ -406,6 +406,35 @@ def test_the_same_content_ends_a_rebuild(shm_path: Path) -> None:
     assert sorted(again.cached) == sorted("xxxc")
 
 
+def test_the_same_content_ends_a_rebuild_elsewhere(shm_path: Path) -> None:
+    """On a machine that has only a registry's cache; a stage of which nothing is needed does not begin."""
+    one = world(shm_path / "one")
+    first = build(one, TWO_STAGES, cache_to=(PLACE,))
+    other = world(shm_path / "other", one.double)
+    assert build(other, TWO_STAGES, cache_from=(PLACE,)) == Build("cc", first.digest)
+    third = world(shm_path / "third", one.double)
+    third.write({"file": "con and more"})
+    again = build(third, TWO_STAGES, cache_from=(PLACE,))
+    assert sorted(again.cached) == sorted("xxxc")
+
+
+def test_a_cached_image_is_as_one_from_scratch(shm_path: Path) -> None:
+    """To the byte, with SOURCE_DATE_EPOCH, where RUN leaves nothing with the time of the clock."""
+    text = FIRST.replace("echo one > /one", "echo one > /one && touch -d @1 /one")
+    text = text.replace("echo two > /two", "rm /one")
+    fixed = {"created": 1_600_000_000, "created_is_fixed": True}
+    one = world(shm_path / "one")
+    first = build(one, text, cache_to=(PLACE,), **fixed)
+    assert first.cached == "xxxx"
+    files = {path.relative_to(one.context): path.stat() for path in one.context.rglob("*")}
+    for name, cached in (("cached", "cccc"), ("scratch", "xxxx")):
+        other = world(shm_path / name, one.double)
+        for path, status in files.items():  # times of a context are in layers, and in no key
+            os.utime(other.context / path, ns=(0, status.st_mtime_ns))
+        sources = (PLACE,) if name == "cached" else ()
+        assert build(other, text, cache_from=sources, **fixed) == Build(cached, first.digest)
+
+
 SHOWN = f"""\
 FROM {HOST}/base/busybox AS make
 COPY file /in

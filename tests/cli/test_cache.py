@@ -66,6 +66,25 @@ def test_list_and_prune_by_scope(registry: DockerRegistry, shm_path: Path) -> No
     assert json.loads(raw)["manifests"] == []
 
 
+def test_a_cache_beside_the_image(registry: DockerRegistry, shm_path: Path) -> None:
+    """Its place is inferred from the destination, and has a tag for each step and one for the index; the next
+    machine executes nothing.
+    """
+    context = shm_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /a\nCOPY Dockerfile /b\n")
+    image = f"{registry.host}/upkeep/app:1"
+    words = ["build", "-t", image, "--cache-from", "type=registry", "--progress", "plain"]
+    first = asyncbuild(shm_path, registry, *words, "--cache-to", "type=registry", str(context))
+    assert first.returncode == 0, first.stderr
+    found = tags(registry, "upkeep/app/cache")
+    assert sorted(tag[:2] for tag in found) == ["ca", "k-", "k-"]
+    again = asyncbuild(shm_path, registry, *words, "--store", f"{shm_path}/new", str(context))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    assert "layers: 2 mounted\n" in again.stderr
+
+
 def test_every_kind_and_a_dry_run(
     registry: DockerRegistry, busybox_base: str, shm_path: Path
 ) -> None:

@@ -15,17 +15,16 @@ GITLAB = {"CI_COMMIT_REF_SLUG": "fix", "CI_DEFAULT_BRANCH": "trunk"}
 USUAL = ("main", "master")
 
 
+def given(**more: object) -> argparse.Namespace:
+    """Options of a build that speak of caches."""
+    lists = dict.fromkeys(("cache_from", "cache_to", "no_cache_filter", "tag"), ())
+    texts = dict.fromkeys(("cache_repo", "cache_ttl"), "")
+    return argparse.Namespace(**{**lists, **texts, "no_cache": False, **more})
+
+
 def place(text: str, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...], bool]:
     """The scope of ``--cache-repo``, the scopes that are read too, and whether all stages are kept."""
-    options = argparse.Namespace(
-        cache_from=[],
-        cache_to=[],
-        cache_repo=text,
-        cache_ttl="",
-        no_cache=False,
-        no_cache_filter=[],
-    )
-    read = read_cache_options(options, environ)
+    read = read_cache_options(given(cache_repo=text), environ)
     (found,) = read.sources
     assert read.targets == (found,)
     assert found.reference is not None
@@ -50,6 +49,22 @@ def test_scopes(
 ) -> None:
     """The tag, else what CI names, made into a tag; in CI the target's scope is read too."""
     assert place(text, environ) == (scope, fallbacks, True)
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("reg.example:5000/team/app:1.2", "reg.example:5000/team/app/cache:cache"),
+        ("reg.example/app", "reg.example/app/cache:cache"),
+    ],
+)
+def test_a_repository_that_is_inferred(tag: str, expected: str) -> None:
+    """Without ``ref=`` it is below the first name of the image; without a name that is an error."""
+    named = given(tag=[tag, "other.example/b"], cache_to=["type=registry,mode=max"])
+    (found,) = read_cache_options(named, {}).targets
+    assert (str(found.reference), found.everything) == (expected, True)
+    with pytest.raises(UsageError, match="no -t"):
+        read_cache_options(given(cache_from=["type=registry"]), {})
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,9 @@ def read_cache_options(options: argparse.Namespace, environ: Mapping[str, str]) 
     """Read them. Raises `UsageError`."""
     from asyncbuild.build.request import TWO_WEEKS  # noqa: PLC0415
 
-    sources = [_place("--cache-from", text, environ) for text in options.cache_from]
-    targets = [_place("--cache-to", text, environ) for text in options.cache_to]
+    beside = _beside(next(iter(options.tag), ""))
+    sources = [_place("--cache-from", text, environ, beside) for text in options.cache_from]
+    targets = [_place("--cache-to", text, environ, beside) for text in options.cache_to]
     if options.cache_repo:
         place = _registry("--cache-repo", {"ref": options.cache_repo, "mode": "max"}, environ)
         sources.append(place)
@@ -113,7 +114,15 @@ def duration(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _place(option: str, text: str, environ: Mapping[str, str]) -> CachePlace:
+def _beside(name: str) -> str:
+    """The cache of an image that is called ``name``: ``cache`` below its own repository (kaniko's rule)."""
+    try:
+        return f"{Reference.parse(name).name}/cache" if name else ""
+    except InvalidReference as error:
+        raise UsageError(f"-t {name}: {error}") from None
+
+
+def _place(option: str, text: str, environ: Mapping[str, str], beside: str) -> CachePlace:
     from asyncbuild.build.request import CachePlace  # noqa: PLC0415
 
     if "=" not in text:
@@ -122,6 +131,8 @@ def _place(option: str, text: str, environ: Mapping[str, str]) -> CachePlace:
     kind = pairs.pop("type", "registry")
     match kind:
         case "registry":
+            if not pairs.setdefault("ref", beside):
+                raise UsageError(f"{option} {text}: there is no ref=, and no -t to infer it from")
             return _registry(option, pairs, environ)
         case "local":
             key = "src" if option == "--cache-from" else "dest"

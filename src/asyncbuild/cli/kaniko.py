@@ -245,7 +245,9 @@ def cache_places(
     first destination's repository; ``oci:PATH`` is a directory.
     """
     options = argparse.Namespace(
-        cache_from=[], cache_to=[], cache_repo="", cache_ttl="", no_cache=False, no_cache_filter=[]
+        **dict.fromkeys(("cache_from", "cache_to", "no_cache_filter", "tag"), ()),
+        **dict.fromkeys(("cache_repo", "cache_ttl"), ""),
+        no_cache=False,
     )
     if repository.startswith("oci:"):
         path = repository.removeprefix("oci:")
