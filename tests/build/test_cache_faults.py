@@ -84,7 +84,7 @@ BOTH = pytest.mark.parametrize("kind", ["registry", "inline"])
 def filled(directory: Path, context: Path, kind: str) -> Callable[[], RegistryDouble]:
     """Makes registries that have what a build without any fault left in its cache."""
     double = new_double()
-    more: dict[str, object] = {"cache_to": (CACHE,), "cache_patience": math.inf}
+    more: dict[str, Any] = {"cache_to": (CACHE,), "cache_patience": math.inf}
     if kind == "inline":
         more = {"cache_to": (CachePlace(),), "destinations": (INLINE.reference,)}
     outcome, _ = Matrix(
