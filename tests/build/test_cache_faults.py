@@ -87,9 +87,8 @@ def filled(directory: Path, context: Path, kind: str) -> Callable[[], RegistryDo
     more: dict[str, Any] = {"cache_to": (CACHE,), "cache_patience": math.inf}
     if kind == "inline":
         more = {"cache_to": (CachePlace(),), "destinations": (INLINE.reference,)}
-    outcome, _ = Matrix(
-        directory, context, lambda: double, partial(request, **more), "nothing"
-    ).run()
+    build: Callable[[World], BuildRequest] = partial(request, **more)
+    outcome, _ = Matrix(directory, context, lambda: double, build, "nothing").run()
     assert outcome.error is None
     assert double.tags["cache/app"]
 

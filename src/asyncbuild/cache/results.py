@@ -139,7 +139,7 @@ class CachedResult:
         try:
             value = json.loads(raw)
             found = value.pop(_CHECK, None)
-        except (ValueError, RecursionError, AttributeError) as error:
+        except (ValueError, RecursionError, AttributeError, TypeError) as error:
             raise DamagedResult(str(error)) from None
         if found != _check(value):
             raise DamagedResult("a cache entry is damaged")
