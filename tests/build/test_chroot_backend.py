@@ -129,7 +129,7 @@ def test_new_privileges_can_be_forbidden(isolation: Isolation, world: World) -> 
     (world.context / "cat").chmod(0o755)
     os.setxattr(world.context / "cat", "security.capability", OVERRIDE)
     secret = "RUN echo hidden > /secret && chmod 600 /secret\n"
-    text = f"{FROM}COPY cat /cat\n{secret}USER 1000\nRUN /cat /secret || echo refused\n"
+    text = f"{FROM}COPY cat /cat\n{secret}USER 1000\nRUN /cat /secret 2>/dev/null || echo refused\n"
     for forbidden, said in ((False, "hidden\n"), (True, "refused\n")):
         options = RunOptions(isolation=isolation, no_new_privileges=forbidden)
         recorder = Recorder()

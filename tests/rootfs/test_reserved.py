@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,44 @@ def test_what_is_moved_between_file_systems_comes_back(shm_path: Path, tmp_path:
     places.take_away()
     assert names(root) == {"place", "place/old"}
     assert (cache / "deep/more").read_text() == "more"
+
+
+def test_a_file_that_is_a_mount_has_another_content_for_a_while(shm_path: Path) -> None:
+    """Bytes, permissions, owner and time come back; a directory cannot be shown there."""
+    host = files(shm_path / "root", "etc/hosts") / "etc/hosts"
+    os.chown(host, 3, 4)
+    host.chmod(0o640)
+    os.utime(host, (1000, 1000))
+    (shm_path / "aside").mkdir()
+    before, inode = host.stat(), host.stat().st_ino
+    code = BIND.format(host=str(host), top=str(shm_path))
+    subprocess.run(["unshare", "--mount", sys.executable, "-c", code], check=True)
+    after = host.stat()
+    assert host.read_text() == "etc/hosts"
+    assert after.st_ino == inode
+    for name in ("st_mode", "st_uid", "st_gid", "st_mtime_ns"):
+        assert getattr(after, name) == getattr(before, name)
+
+
+BIND = """\
+import os, subprocess
+from asyncbuild.rootfs.places import Places, write_file
+host, top = {host!r}, {top!r}
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "--bind", host, host], check=True)
+places = Places(top + "/root", top + "/aside")
+places.cover("etc/hosts", lambda path: write_file(path, b"more than before", 0o600, (7, 8)))
+assert open(host).read() == "more than before"
+status = os.stat(host)
+assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o600, 7, 8)
+try:
+    places.cover("etc/hosts", os.mkdir)
+except OSError as error:
+    assert "busy" in str(error), error
+else:
+    raise AssertionError
+places.take_away()
+"""
 
 
 def _left_aside(root: Path) -> set[str]:

@@ -60,7 +60,13 @@ class Places:
         self._make_parents(parent)
         host, above = f"{self._root}/{real}", f"{self._root}/{parent}"
         times = _times(above)
-        kept = self._set_aside(host) if os.path.lexists(host) else ""
+        try:
+            kept = self._set_aside(host) if os.path.lexists(host) else ""
+        except OSError as error:
+            if error.errno != errno.EBUSY or not os.path.isfile(host):
+                raise
+            self._write_over(host, make)
+            return
         self._undo.append(lambda: _put_back(host, above, kept))
         make(host)
         os.utime(above, ns=times)
@@ -118,6 +124,17 @@ class Places:
             os.rename(host, kept)
         return kept
 
+    def _write_over(self, host: str, make: Callable[[str], object]) -> None:
+        """Give a file that is a mount of its own, as only in place there are, another content for now."""
+        self._number += 1
+        made, was = f"{self._aside}/{self._number}", f"{self._aside}/{self._number}-was"
+        make(made)
+        if not os.path.isfile(made) or os.path.islink(made):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), host)
+        copy_tree(host, was)
+        self._undo.append(lambda: _fill_file(host, was))
+        _fill_file(host, made)
+
     def _read_link(self, path: str) -> str | None:
         try:
             return os.readlink(f"{self._root}/{path}")
@@ -142,6 +159,17 @@ def _put_back(host: str, above: str, kept: str) -> None:
 def _move_back(host: str, source: str) -> None:
     with suppress(FileNotFoundError):
         _move(host, source)
+
+
+def _fill_file(host: str, source: str) -> None:
+    """Content, permissions and owner of ``source`` into a file that stays the file it is."""
+    status = os.stat(source)
+    with open(source, "rb") as given, open(host, "r+b") as file:
+        file.truncate()
+        file.write(given.read())
+        os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+    os.utime(host, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _move(source: str, target: str) -> None:
