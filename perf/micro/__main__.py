@@ -1,5 +1,6 @@
-"""``PYTHONPATH=src .venv/bin/python -m perf.micro [--json FILE] [layers] [wire] [startup]``: the small
-figures.
+"""``perf/run micro [--json FILE] [--table FILE] [layers] [wire] [startup] [goals]``: the small figures.
+
+The goals are those of issue 3; ``perf/run goals`` takes them alone, and prints their table.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from perf.bases import cache_directory, make_bases
-from perf.micro import layers, startup, wire
+from perf.micro import goals, layers, startup, wire
 from perf.micro.figure import Figure
 
-_ROOMS = ("startup", "layers", "wire")
+_ROOMS = ("startup", "layers", "wire", "goals")
 
 
 def _figures(rooms: list[str], scratch: Path) -> Iterator[Figure]:
@@ -27,25 +28,34 @@ def _figures(rooms: list[str], scratch: Path) -> Iterator[Figure]:
         yield from layers.figures(layers.make_samples(scratch))
     if "wire" in rooms:
         yield from wire.figures(scratch)
+    if "goals" in rooms:
+        make_bases()
+        yield from goals.figures(scratch)
 
 
 def main() -> None:
     """Print each figure as it is there."""
     parser = argparse.ArgumentParser(prog="python -m perf.micro", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--table", type=Path, help="write the goals' table to this file too")
     parser.add_argument("rooms", nargs="*", default=list(_ROOMS), help=f"of {' '.join(_ROOMS)}")
     options = parser.parse_args()
     scratch = cache_directory() / f"micro-{os.getpid()}"
     scratch.mkdir(parents=True)
-    found = []
+    found: list[Figure] = []
     try:
         for figure in _figures(options.rooms, scratch):
             print(figure.line(), flush=True)
-            found.append(asdict(figure))
+            found.append(figure)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps([asdict(figure) for figure in found], indent=1))
+    if "goals" in options.rooms:
+        text = goals.table({figure.name: figure for figure in found})
+        print(f"\n{text}")
+        if options.table:
+            options.table.write_text(f"{text}\n")
 
 
 if __name__ == "__main__":

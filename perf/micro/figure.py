@@ -29,14 +29,19 @@ class Figure:
 
 def rate(name: str, amount: float, unit: str, work: Callable[[], object]) -> Figure:
     """``amount`` per second of ``work``, the fastest of `PASSES`."""
-    taken = min(_timed(work) for _ in range(PASSES))
+    taken = best_of(work, PASSES)
     return Figure(name, amount / taken[0], unit, *taken)
 
 
 def duration(name: str, work: Callable[[], object], passes: int = 7) -> Figure:
     """Milliseconds of ``work``, the fastest of ``passes``."""
-    taken = min(_timed(work) for _ in range(passes))
+    taken = best_of(work, passes)
     return Figure(name, taken[0] * 1000, "ms", *taken)
+
+
+def best_of(work: Callable[[], object], passes: int) -> tuple[float, float]:
+    """The fastest of ``passes``: seconds, and CPU seconds of this process."""
+    return min(_timed(work) for _ in range(passes))
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:

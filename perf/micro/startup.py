@@ -13,14 +13,15 @@ from perf.micro.figure import Figure, duration
 _SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 
 
-def _start(*arguments: str) -> None:
+def start(*arguments: str) -> None:
+    """Run Python with the package's source."""
     environment = {**os.environ, "PYTHONPATH": _SOURCE}
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment)
 
 
 def figures() -> Iterator[Figure]:
     """Python alone, our version, and the imports of a build."""
-    yield duration("start-python", lambda: _start("-c", "pass"))
-    yield duration("start-version", lambda: _start("-m", "asyncbuild", "--version"))
-    yield duration("start-help", lambda: _start("-m", "asyncbuild", "build", "--help"))
-    yield duration("start-build-imports", lambda: _start("-c", "import asyncbuild.cli.build"))
+    yield duration("start-python", lambda: start("-c", "pass"))
+    yield duration("start-version", lambda: start("-m", "asyncbuild", "--version"))
+    yield duration("start-help", lambda: start("-m", "asyncbuild", "build", "--help"))
+    yield duration("start-build-imports", lambda: start("-c", "import asyncbuild.cli.build"))
