@@ -462,6 +462,33 @@ def test_a_bind_of_the_same_content_ends_a_rebuild(shm_path: Path) -> None:
     assert changed.digest != first.digest
 
 
+def test_a_step_does_not_wait_for_keys(shm_path: Path) -> None:
+    """Without a cache to ask, a RUN is executed while a later step's key waits for an image."""
+    double = GatedDouble()
+    add_busybox(double)
+    add_busybox(double, "base/other")
+    where = world(shm_path, double)
+
+    class Telling(Recorder):
+        """Wakes the registry when a RUN prints something."""
+
+        def emit(self, event: Event) -> None:
+            """Keep one event."""
+            super().emit(event)
+            double.wake()
+
+    recorder = Telling()
+    double.hold(lambda asked: "/base/other/" in asked.path, lambda: recorder.output() == "hello\n")
+    text = f"{BASE}RUN echo hello\nCOPY --from={HOST}/base/other /bin/sh /copied\n"
+    request = where.request(text, "out:1")
+
+    async def main() -> None:
+        with trio.fail_after(60):  # else it waits for itself for ever
+            await where.build(request, recorder=recorder)
+
+    trio.run(main)
+
+
 def test_a_bind_counts_by_its_names_and_modes(shm_path: Path) -> None:
     """Everything that a command can notice, but for times; a bind of a whole stage by what made that."""
     where = world(shm_path)

@@ -25,6 +25,7 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.report.events import WarningRaised
 from support.builds import HOST, Recorder, World, add_busybox, requests_of
 from support.registry import DockerRegistry
+from support.users import User
 
 PLACE = MountPlace(Reference.parse_repository(f"{HOST}/ci/mounts"))
 FIRST = f"""\
@@ -256,6 +257,32 @@ def test_builds_at_once_and_a_prune(world: World, shm_path: Path) -> None:
         manifest = directory.manifest(entry.descriptor.digest)
         assert isinstance(manifest, Manifest)
         assert all(map(directory.has, (*manifest.layers, manifest.config)))
+
+
+def test_an_owner_that_cannot_be_set_is_recorded(shm_path: Path) -> None:
+    """For an ordinary user the directory of a cache belongs to whom the saved one says, as files do."""
+    script = """if True:
+        import sys
+        from pathlib import Path
+        from asyncbuild.build.kept_mounts import pour
+        from asyncbuild.layers.changeset import Entry, Kind
+        from asyncbuild.layers.records import set_owner_and_mode
+        from asyncbuild.layers.snapshot import entry_of
+        saved, tree = (Path(sys.argv[1], name) for name in ("saved", "tree"))
+        for path in (saved, tree):
+            path.mkdir(parents=True)
+        (saved / "file").write_text("kept")
+        set_owner_and_mode(str(saved), Entry("", Kind.DIRECTORY, 0o2750, 7, 8))
+        pour(saved, tree)
+        found = entry_of(str(tree), "")
+        print(oct(found.mode), found.uid, found.gid, (tree / "file").read_text())
+    """
+    user = User.below(shm_path, subordinate=False)
+    command = user.words(sys.executable, "-c", script, user.home / "place")
+    done = subprocess.run(
+        command, env=user.environment(), check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout == "0o2750 7 8 kept\n"
 
 
 @pytest.mark.integration

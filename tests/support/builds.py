@@ -286,7 +286,7 @@ class GatedDouble(RegistryDouble):
     def begin(self, asked: Asked) -> LoggedRequest:
         """Write a request down, and wake those that wait for it."""
         entry = super().begin(asked)
-        self._wake()
+        self.wake()
         return entry
 
     async def handle(self, asked: Asked, entry: LoggedRequest) -> Answered:
@@ -295,9 +295,10 @@ class GatedDouble(RegistryDouble):
             if which(asked):
                 await self.wait(until)
         answered = await super().handle(asked, entry)
-        self._wake()
+        self.wake()
         return answered
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Ask again whether what is held back may go."""
         self._changed.set()
         self._changed = trio.Event()

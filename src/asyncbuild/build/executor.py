@@ -22,7 +22,7 @@ from asyncbuild.build.copy_step import copy, foresee, make_working_directory
 from asyncbuild.build.foresight import Foresight, worth_trying
 from asyncbuild.build.futures import Future
 from asyncbuild.build.guess import Guesses, WrongGuess
-from asyncbuild.build.keys import content_key, keys_upon, run_content_key
+from asyncbuild.build.keys import content_key, keys_upon, run_content_key, shows_a_stage
 from asyncbuild.build.listings import chain_of
 from asyncbuild.build.outline import OutlinedStep, StageOutline, layers_and_listed
 from asyncbuild.build.recipes import StageKeys, StepKey
@@ -326,10 +326,10 @@ class _Walk:
 
     async def _look_by_what_is_shown(self, step: OutlinedStep) -> None:
         """A RUN that is shown files of other stages is asked for once more, by what these files are."""
+        if not shows_a_stage(step):
+            return
         session, here = self._session, self._done
         static = await self._keys.wait()
-        if not (isinstance(step.instruction, ins.Run) and static.steps[here].late):
-            return
         await session.goes_on()
         upon = static.base if here == 0 else self._keys_at(static, here - 1)[0]
         shown = await run_content_key(session, step, upon)

@@ -29,8 +29,11 @@ from asyncbuild.build.request import MountPlace
 from asyncbuild.cache.registry import MOUNT, WRITTEN, moment
 from asyncbuild.errors import AsyncbuildError, RemoteProtocolError
 from asyncbuild.image.digest import DiffId, InvalidDigest
+from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.compression import GZIP
 from asyncbuild.layers.pack import PackedLayer
+from asyncbuild.layers.records import set_owner_and_mode
+from asyncbuild.layers.snapshot import entry_of
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.store.cachemounts import CacheKey
 
@@ -179,14 +182,16 @@ def pour(restored: Path, tree: Path) -> None:
 
 
 def _root_of(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_uid}:{status.st_gid}:{status.st_mode & 0o7777:o}"
+    root = entry_of(str(path), "")
+    assert root is not None
+    return f"{root.uid}:{root.gid}:{root.mode:o}"
 
 
 def _set_root(path: Path, text: str) -> None:
+    """Give it to whom it belongs, or record that where owners cannot be set."""
     uid, gid, mode = text.split(":")
-    os.chown(path, int(uid), int(gid))
-    path.chmod(int(mode, 8))
+    root = Entry("", Kind.DIRECTORY, int(mode, 8) & 0o7777, int(uid), int(gid))
+    set_owner_and_mode(str(path), root)
 
 
 def _content_size(path: Path) -> int:

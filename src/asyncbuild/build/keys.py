@@ -81,7 +81,7 @@ async def _step_key(session: Session, step: OutlinedStep, upon: Key | None) -> S
             case ins.Run():
                 mounts = await mount_values(session, step, step.instruction)
                 recipe = None if mounts is None else run_recipe(step, upon, session.request, mounts)
-                return StepKey(recipe, _shows_a_stage(step, step.instruction))
+                return StepKey(recipe, shows_a_stage(step))
             case ins.Workdir():
                 return StepKey(workdir_recipe(step, upon))
             case _:
@@ -151,9 +151,11 @@ async def run_content_key(session: Session, step: OutlinedStep, upon: Key | None
     return StepKey(run_recipe(step, upon, session.request, mounts), asked=asked)
 
 
-def _shows_a_stage(step: OutlinedStep, instruction: ins.Run) -> bool:
-    """Whether a mount shows a part of another stage; all of one is not worth to be read."""
-    parts = zip(mount_parts(instruction), step.step.sources, strict=True)
+def shows_a_stage(step: OutlinedStep) -> bool:
+    """Whether this is a RUN with a mount of a part of another stage; all of one is not worth to be read."""
+    if not isinstance(step.instruction, ins.Run):
+        return False
+    parts = zip(mount_parts(step.instruction), step.step.sources, strict=True)
     return any(part.reads and isinstance(source, StageRef) for part, source in parts)
 
 
