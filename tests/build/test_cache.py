@@ -20,6 +20,7 @@ from asyncbuild.cache.registry import RESULT
 from asyncbuild.errors import RunFailed
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
+from asyncbuild.layers.compression import UNCOMPRESSED
 from asyncbuild.layers.pack import PackedLayer
 from asyncbuild.report.events import Event, Outcome, StepFinished, WarningRaised
 from asyncbuild.testing.faults import Respond, Rule
@@ -74,7 +75,8 @@ def build(where: World, dockerfile: str, **more: Any) -> Build:
 
     digest = trio.run(main)
     finished = recorder.of(StepFinished)
-    files = [item for item in finished if item.step.text.split()[0] in ("RUN", "COPY", "WORKDIR")]
+    kinds = ("RUN", "COPY", "ADD", "WORKDIR")
+    files = [item for item in finished if item.step.text.split()[0] in kinds]
     marks = "".join("c" if item.outcome is Outcome.CACHED else "x" for item in files)
     return Build(marks, digest)
 
@@ -110,6 +112,21 @@ def nothing(_: World) -> None:
     """No change of the context."""
 
 
+def own(where: World) -> None:
+    """Another owner for a file: in an image it is root's all the same."""
+    os.chown(where.context / "file", 12, 34)
+
+
+def empty(where: World) -> None:
+    """An empty directory more."""
+    (where.context / "dir/empty").mkdir()
+
+
+def ignore(where: World) -> None:
+    """A file of a directory that is copied is ignored from now on."""
+    where.write({".dockerignore": "ignored*\ndir/inside\n"})
+
+
 CONTEXT_CHANGES = [
     ("nothing", nothing, "cccc"),
     ("times only", touch, "cccc"),
@@ -122,6 +139,10 @@ CONTEXT_CHANGES = [
     ("mode", chmod, "cxxx"),
     ("name", rename, "cxxx"),
     ("kind", link, "cxxx"),
+    ("owner", own, "cccc"),
+    ("an empty directory", empty, "cxxx"),
+    ("a file that is ignored now", ignore, "cxxx"),
+    ("other words of the ignore file", rewrite(".dockerignore", "ignored*\nnothing\n"), "cccc"),
 ]
 
 
@@ -161,6 +182,26 @@ DOCKERFILE_CHANGES = [
     ("network", ("RUN echo two", "RUN --network=none echo two"), "cccx"),
     ("exec form", ("RUN echo two > /two", 'RUN ["/bin/sh", "-c", "echo two > /two"]'), "cccc"),
     ("a heredoc", ("RUN echo two > /two", "RUN <<E\necho two > /two\nE"), "cccx"),
+    ("ENTRYPOINT", ("LABEL a=1", 'ENTRYPOINT ["x"]'), "cccc"),
+    ("HEALTHCHECK", ("LABEL a=1", "HEALTHCHECK CMD true"), "cccc"),
+    ("STOPSIGNAL", ("LABEL a=1", "STOPSIGNAL 9"), "cccc"),
+    ("MAINTAINER", ("LABEL a=1", "MAINTAINER me"), "cccc"),
+    ("ONBUILD", ("LABEL a=1", "ONBUILD RUN true"), "cccc"),
+    ("the user of WORKDIR", ("WORKDIR /work", "USER 1\nWORKDIR /work\nUSER 0"), "ccxx"),
+    ("ADD", ("COPY file", "ADD file"), "cxxx"),
+    ("--link", ("COPY file", "COPY --link file"), "cxxx"),
+    ("--parents", ("COPY file", "COPY --parents file"), "cxxx"),
+    ("--exclude", ("COPY file", "COPY --exclude=inside file"), "cxxx"),
+    ("--unpack", ("COPY file", "ADD --unpack file"), "cxxx"),
+    ("--mount", ("RUN echo two", "RUN --mount=type=tmpfs,target=/t echo two"), "cccx"),
+    ("a mount of the context", ("RUN echo two", "RUN --mount=target=/m echo two"), "cccx"),
+    ("the same base by its tag", (BASE, BASE.replace("busybox", "busybox:latest")), "cccc"),
+    (
+        "the same base for a platform",
+        (BASE, BASE.replace("FROM", "FROM --platform=linux/amd64")),
+        "cccc",
+    ),
+    ("a name of the stage", (BASE, BASE.replace("\n", " AS named\n")), "cccc"),
 ]
 
 
@@ -220,6 +261,32 @@ def test_one_change_of_a_step(
     build(where, BASE + one, run=run)
     assert build(where, BASE + one, run=run).cached == "c", name
     assert build(where, BASE + other, run=run).cached == expected, name
+
+
+OPTION_CHANGES: list[tuple[str, dict[str, Any], str]] = [
+    ("a label", {"labels": {"a": "b"}}, "cccc"),
+    ("an annotation", {"annotations": {"a": "b"}}, "cccc"),
+    ("the time of the image", {"created": 5, "created_is_fixed": True}, "cccc"),
+    ("compression", {"compression": UNCOMPRESSED}, "cccc"),
+    ("docker's types", {"docker_media_types": True}, "cccc"),
+    ("a host", {"add_hosts": (("h", "10.0.0.1"),)}, "xxxx"),
+    ("the network", {"network": "none"}, "xxxx"),
+    ("the size of /dev/shm", {"run": RunOptions(shm_size=1 << 20)}, "xxxx"),
+    ("a secret that no step wants", {"run": RunOptions(secrets={"s": Secret(b"1")})}, "cccc"),
+    ("clamped times", {"clamp_times": True}, "xxxx"),
+    ("an ignored path", {"ignored_paths": ("/one",)}, "xxxx"),
+    ("another way to say none", {"ignored_paths": ("",)}, "cccc"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), OPTION_CHANGES)
+def test_one_change_of_the_options(
+    shm_path: Path, name: str, options: dict[str, Any], expected: str
+) -> None:
+    """Options count if they can change what is in a layer."""
+    where = world(shm_path)
+    build(where, FIRST)
+    assert build(where, FIRST, **options).cached == expected, name
 
 
 def test_a_secrets_value_is_no_input(shm_path: Path) -> None:

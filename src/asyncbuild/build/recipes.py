@@ -78,9 +78,9 @@ def scratch_recipe(platform: Platform) -> Recipe:
 
 def trimmed(recipe: Recipe, request: BuildRequest) -> Recipe:
     """``recipe``, for a build whose layers leave files out, or have no times later than the build's."""
-    if not request.ignored_paths and not request.clamp_times:
-        return recipe
     ignored = tuple(sorted({clean(path) for path in request.ignored_paths} - {""}))
+    if not ignored and not request.clamp_times:
+        return recipe
     return Recipe(
         f"trimmed {recipe.kind}",
         (
