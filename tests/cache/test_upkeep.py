@@ -4,7 +4,11 @@ moved, say so before anything is gone.
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from asyncbuild.build.outcome import one_error
 from asyncbuild.build.outline import outline_stage
 from asyncbuild.build.request import CachePlace, MountPlace
 from asyncbuild.cache.upkeep import CacheEntry, Kind, list_entries, remove_entries
+from asyncbuild.cli import main
 from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.errors import RegistryError
 from asyncbuild.image.manifest import Descriptor, Index, parse_manifest
@@ -160,3 +165,72 @@ def test_what_is_no_entry_is_left_out(shm_path: Path, tag: str) -> None:
     index = Index.make((Descriptor(made.media_type, made.digest, len(made.raw), AMD64),))
     double.add_manifest("cache", "multi", index)
     assert listed(double) == ()
+
+
+def age_blobs(directory: Path) -> set[str]:
+    """Let every blob have come long ago; their names."""
+    blobs = list((directory / "blobs/sha256").iterdir())
+    for path in blobs:
+        os.utime(path, (1, 1))
+    return {path.name for path in blobs}
+
+
+def test_a_directory_of_results(shm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Old results go with the blobs that only they have; what is young is still a hit, and a dry run changes
+    nothing.
+    """
+    place = CachePlace(path=shm_path / "kept", everything=True)
+    world = World.below(shm_path)
+    world.write({"file": "text\n", "old": "old\n"})
+    now = int(time.time())
+    shared = "FROM scratch\nCOPY file /shared\n"
+    world.run(f"{shared}COPY old /old\n", "app:1", cache_to=(place,), now=now - 30 * 86400)
+    world.run(f"{shared}COPY file /new\n", "app:1", cache_to=(place,), now=now, use_cache=False)
+    before = age_blobs(shm_path / "kept")
+    assert len(before) == 3
+    assert main(["cache", "ls", str(shm_path / "kept")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert sorted(line.partition(" d  ")[2] for line in shown[:-1]) == [
+        "COPY file /new",
+        "COPY file /shared",
+        "COPY old /old",
+    ]
+    old = ["cache", "prune", str(shm_path / "kept"), "--older-than", "14d"]
+    assert main([*old, "--dry-run"]) == 0
+    assert main(old) == 0
+    first, second = capsys.readouterr().out.split("would be removed\n")
+    assert first.startswith("step")
+    assert second.splitlines()[0] == first.splitlines()[0]
+    assert second.startswith("step")
+    assert "COPY old /old" in second
+    left = {path.name for path in (shm_path / "kept/blobs/sha256").iterdir()}
+    assert len(before - left) == 1
+    shutil.rmtree(world.store)
+    again = world.run(f"{shared}COPY file /new\n", "app:2", cache_from=(place,))
+    assert again.statistics.steps_cached == 2
+    assert main(["cache", "prune", str(shm_path / "kept"), "--all"]) == 0
+    assert list((shm_path / "kept/results").iterdir()) == []
+
+
+def test_mounts_and_results_in_one_directory(shm_path: Path) -> None:
+    """What is saved of a cache mount does not take the results' blobs away, however old they are."""
+    kept = shm_path / "kept"
+    place = CachePlace(path=kept, everything=True)
+    world = World.below(shm_path)
+    world.write({"file": "text\n"})
+    add_busybox(world.double)
+    text = (
+        f"FROM {HOST}/base/busybox\nRUN --mount=type=cache,target=/c date > /c/f; echo 1 > /one\n"
+    )
+    more = {"cache_to": (place,), "cache_mounts_to": (MountPlace(path=kept),)}
+    world.run(text, "app:1", **more)
+    before = age_blobs(kept)
+    world.run(f"{text}RUN --mount=type=cache,target=/c echo more > /c/more\n", "app:2", **more)
+    named = {
+        layer["descriptor"]["digest"].partition(":")[2]
+        for record in (kept / "results").iterdir()
+        for layer in [json.loads(record.read_text())["layer"]]
+    }
+    left = {path.name for path in (kept / "blobs/sha256").iterdir()}
+    assert named <= left
+    assert before - left, "but the mount's content that was saved before went"

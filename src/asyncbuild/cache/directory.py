@@ -135,7 +135,12 @@ class DirectoryCache:
         return self._path / "blobs" / digest.algorithm / digest.hex
 
     def _copy(self, blob: Descriptor) -> None:
-        if not self._has(blob):
+        if self._has(blob):
+            with contextlib.suppress(OSError):
+                os.utime(
+                    self._blob(blob.digest)
+                )  # it will be named soon: nobody prunes what is young
+        else:
             with self._appearing(self._blob(blob.digest)) as temporary:
                 shutil.copyfile(self._store.blob_path(blob.digest), temporary)
 

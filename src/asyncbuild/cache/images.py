@@ -25,6 +25,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
+from asyncbuild.cache.results import result_blobs
 from asyncbuild.errors import StoreError
 from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.image.manifest import (
@@ -233,6 +234,7 @@ class ImageDirectory:
 
     def _remove_unnamed(self, now: float) -> None:
         named = {digest for entry in self._entries() for digest in self._reachable(entry)}
+        named |= set(result_blobs(self.path))  # a cache of results may be here as well
         for path in (self.path / "blobs").glob("*/*"):
             with contextlib.suppress(InvalidDigest, FileNotFoundError):
                 digest = Digest.parse(f"{path.parent.name}:{path.name}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from asyncbuild.cache.keys import Key
 from asyncbuild.errors import AsyncbuildError
-from asyncbuild.image.digest import DiffId, InvalidDigest
+from asyncbuild.image.digest import DiffId, Digest, InvalidDigest
 from asyncbuild.image.manifest import Descriptor, InvalidManifest
 from asyncbuild.image.reference import Reference
 from asyncbuild.records import dataclass
@@ -149,6 +152,15 @@ class CachedResult:
         """The bytes that `decode` reads: in files, whose names say nothing of what is in them."""
         value = self.to_json()
         return json.dumps({**value, _CHECK: _check(value)}, sort_keys=True).encode()
+
+
+def result_blobs(path: Path) -> Iterator[Digest]:
+    """Every blob that a record of a cache directory (`asyncbuild.cache.directory`) names. Blocks."""
+    for record in (path / "results").glob("*.json"):
+        with suppress(OSError, DamagedResult):
+            for layer in CachedResult.decode(record.read_bytes()).layers:
+                if layer.descriptor is not None:
+                    yield layer.descriptor.digest
 
 
 def parse_written(value: Any) -> int | None:

@@ -1,5 +1,5 @@
-"""``asyncbuild cache ls`` and ``asyncbuild cache prune``: the entries of a cache in a registry, or the base
-images in a directory that ``asyncbuild warm`` filled.
+"""``asyncbuild cache ls`` and ``asyncbuild cache prune``: the entries of a cache in a registry, or what a
+directory holds: base images that ``asyncbuild warm`` left, results, cache mounts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from asyncbuild.build.outcome import one_error
+from asyncbuild.cache.directory_upkeep import list_results, remove_results
 from asyncbuild.cache.images import Entry, ImageDirectory
 from asyncbuild.cache.upkeep import CacheEntry, Kind, list_entries, remove_entries
 from asyncbuild.cli.cache_options import duration
@@ -67,8 +68,7 @@ def cache(options: argparse.Namespace) -> int:
         removes=prunes and not options.dry_run,
     )
     if _is_path(options.place):
-        images = _in_directory(ImageDirectory(Path(options.place)), choice, now)
-        rows = [_image_row(image, now) for image in images]
+        rows = _in_directory(Path(options.place), choice, now)
     else:
         place = _repository(options.place)
         entries = trio.run(_in_registry, place, read_registries(options, os.environ), choice)
@@ -128,16 +128,21 @@ async def _in_registry(
     return found
 
 
-def _in_directory(directory: ImageDirectory, choice: Choice, now: float) -> tuple[Entry, ...]:
+def _in_directory(path: Path, choice: Choice, now: float) -> list[_Row]:
+    """Images and cache mounts, which its index lists, and results of a cache, if there are any."""
+    directory = ImageDirectory(path)
+    images = tuple(entry for entry in directory.entries() if entry.since < choice.before)
+    results = tuple(filter(choice.takes, list_results(path)))
     if choice.removes:
-        gone = directory.prune(choice.before, now)
+        remove_results(path, results)
+        images = directory.prune(choice.before, now)
         directory.sweep(now)
-        return gone
-    return tuple(entry for entry in directory.entries() if entry.since < choice.before)
+    rows = [_row(entry, now, scoped=False) for entry in results]
+    return rows + [_image_row(image, now) for image in images]
 
 
-def _row(entry: CacheEntry, now: float) -> _Row:
-    lists = entry.kind is not Kind.LISTING
+def _row(entry: CacheEntry, now: float, *, scoped: bool = True) -> _Row:
+    lists = scoped and entry.kind is not Kind.LISTING
     scopes = (", ".join(entry.scopes) or "(no scope)") if lists else ""
     facts = _facts(entry.name, entry.size, entry.written, now)
     words = (f"{entry.kind.value:<7}", facts, scopes, printable(entry.about))
