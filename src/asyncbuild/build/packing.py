@@ -7,7 +7,7 @@ packs. When its digest is known the blob is in the store, by rename.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
 
 import trio
@@ -26,7 +26,7 @@ from asyncbuild.report.events import LayerPacked, Step
 OnProgress = Callable[[int], None]
 Work = Callable[[Path, OnProgress], Awaitable[PackedLayer]]
 """Packs into a new file at the path, and tells how many of its bytes are final."""
-Check = Callable[[ChangeSet], Awaitable[None]]
+Reading = Callable[[ChangeSet], AbstractAsyncContextManager[object]]
 
 
 class Packer:
@@ -37,11 +37,11 @@ class Packer:
         job: Job,
         compression: Compression,
         trim: Trim | None = None,
-        check: Check | None = None,
+        reading: Reading = nullcontext,
     ) -> None:
-        """``check`` looks again at files that were packed."""
+        """``reading``: around what reads the files of a change set."""
         self._job = job
-        self._check = check
+        self._reading = reading
         self._compression = compression
         self._trim = trim or Trim()
         self._begun: list[Future[PackedLayer]] = []
@@ -73,12 +73,8 @@ class Packer:
         self, changes: ChangeSet, path: Path, on_progress: OnProgress
     ) -> PackedLayer:
         trimmed = self._trim(changes)
-        if self._check is None:
+        async with self._reading(changes):
             return await self._job.workers.pack(trimmed, path, self._compression, on_progress)
-        await self._check(changes)  # before they are read, too: their key may be made only now
-        packed = await self._job.workers.pack(trimmed, path, self._compression, on_progress)
-        await self._check(changes)
-        return packed
 
     def _begin(self, step: Step, work: Work) -> NewLayer:
         file = self._job.closed_at_end(GrowingFile(self._job.store.new_blob()))

@@ -25,7 +25,7 @@ from asyncbuild.build.kept_mounts import KeptMounts
 from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
 from asyncbuild.build.listings import Listings
 from asyncbuild.build.outline import OutlinedStep, StageOutline, listed_steps
-from asyncbuild.build.packing import Check, Packer
+from asyncbuild.build.packing import Packer, Reading
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StageKeys
 from asyncbuild.build.remotes import Remotes, fetch_tools
@@ -94,7 +94,7 @@ class Session:
         self.supply = Supply(job, resolver=resolver, keep_blobs=keep, warmed=warmed)
         newest = request.created if request.clamp_times else None
         trim = Trim.of(request.ignored_paths, newest)
-        self.packer = Packer(job, request.compression, trim, self.check_files)
+        self.packer = Packer(job, request.compression, trim, self.reading)
         self.destinations = _destinations(job, self.supply, request.destinations)
         self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
         self.listings = Listings(job, self.supply, self.cache)
@@ -215,10 +215,13 @@ class Session:
         async with self._reading:
             return await trio.to_thread.run_sync(partial(work, *arguments))
 
-    async def check_files(self, changes: ChangeSet) -> None:
-        """Look at the files that a step reads, before and after it does: one that has changed since it was
-        first looked at makes the step's result of no use to other builds.
+    @asynccontextmanager
+    async def reading(self, changes: ChangeSet) -> AsyncIterator[None]:
+        """Around what reads the files of ``changes``: one that has changed since it was first looked at
+        makes the step's result of no use to other builds.
         """
+        await self.read_contents(self.contents.note, changes)
+        yield
         changed = await self.read_contents(self.contents.check, changes)
         if changed:
             more = f" and {len(changed) - 1} more files" if len(changed) > 1 else ""
@@ -358,7 +361,7 @@ class Session:
 
     def materialise(self, changes: ChangeSet) -> Written:
         """``changes`` as a directory, written when it is first asked for."""
-        return Written(self.job, changes, self.check_files)
+        return Written(self.job, changes, self.reading)
 
     async def _open_context(self) -> DirectoryContext:
         request = self.request
@@ -371,10 +374,10 @@ class Session:
 class Written:
     """A change set that becomes a directory when someone needs one."""
 
-    def __init__(self, job: Job, changes: ChangeSet, check: Check) -> None:
+    def __init__(self, job: Job, changes: ChangeSet, reading: Reading) -> None:
         self._job = job
         self._changes = changes
-        self._check = check
+        self._reading = reading
         self._made: Future[Path] | None = None
 
     def directory(self) -> Future[Path]:
@@ -393,9 +396,8 @@ class Written:
 
     async def _write(self) -> Path:
         work = await trio.to_thread.run_sync(self._job.store.new_work, "copy", "fs")
-        await self._check(self._changes)
-        await self._job.workers.materialise(self._changes, work / "fs")
-        await self._check(self._changes)
+        async with self._reading(self._changes):
+            await self._job.workers.materialise(self._changes, work / "fs")
         return work / "fs"
 
 

@@ -48,8 +48,15 @@ class ContentDigests:
         self._own = None if path is None else f"{path.parent}/"
         self.read = 0
 
+    def note(self, changes: ChangeSet) -> None:
+        """Look at the files that ``changes`` will be read from, unless that was done for their key."""
+        for entry in changes.additions:
+            if isinstance(entry.source, FileSource) and entry.source.path not in self._seen:
+                with suppress(OSError):  # who reads it says what is wrong
+                    self._seen[entry.source.path] = _stat(os.lstat(entry.source.path))
+
     def check(self, changes: ChangeSet) -> list[str]:
-        """Look at the files that ``changes`` are read from; those that are newly found changed."""
+        """Look again at the files that ``changes`` were read from; those that are newly found changed."""
         found = []
         for entry in changes.additions:
             if isinstance(entry.source, FileSource):
