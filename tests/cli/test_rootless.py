@@ -28,6 +28,7 @@ CASES = Path(__file__).parents[1] / "cases"
 NAMES = [
     "add-archive-chown",
     "add-archive-capability",
+    "base-device-copied",
     "base-whiteouts",
     "base-implicit-parents",
     "copy-from-stage-links",
@@ -108,7 +109,10 @@ def test_the_image_is_the_one_that_root_makes(
     "way",
     [
         *((name, "none") for name in ("add-archive-chown", "add-archive-device", "copy-xattrs")),
-        *((name, "auto") for name in ("run-hardlink-of-base", "run-replace-kinds")),
+        *(
+            (name, "auto")
+            for name in ("run-hardlink-of-base", "run-replace-kinds", "base-device-copied")
+        ),
     ],
 )
 def test_owners_are_recorded_where_they_cannot_be_set(

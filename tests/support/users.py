@@ -131,12 +131,16 @@ class User:
 
 
 def give_to_user(place: Path) -> None:
-    """A tree now belongs to the user; set-id bits, which a new owner drops, come back."""
+    """A tree now belongs to the user; set-id bits and capabilities, which a new owner drops, come back."""
     for path in (place, *place.rglob("*")):
         mode = path.lstat().st_mode
+        names = os.listxattr(path, follow_symlinks=False)
+        kept = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
         os.chown(path, UID, UID, follow_symlinks=False)
         if not stat.S_ISLNK(mode):
             path.chmod(stat.S_IMODE(mode))
+        for name, value in kept.items():
+            os.setxattr(path, name, value, follow_symlinks=False)
 
 
 def _closed(prefix: Path) -> str:

@@ -139,12 +139,16 @@ def _names(directory: str) -> Iterator[tuple[str, Kind | None, str]]:
                 yield item.name, Kind.SYMLINK, item.path
             else:
                 status = item.stat(follow_symlinks=False)
-                kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+                kind, size = _KINDS.get(stat.S_IFMT(status.st_mode)), status.st_size
                 if is_whiteout(status, item.path):
                     yield item.name, None, item.path
                 elif kind is not None:  # an image cannot hold sockets
                     # where no device can be made a file stands for it
-                    yield item.name, as_recorded(Entry("", kind), item.path).kind, item.path
+                    yield (
+                        item.name,
+                        as_recorded(Entry("", kind, size=size), item.path).kind,
+                        item.path,
+                    )
 
 
 def _directory(path: str, parts: list[str]) -> Entry:

@@ -7,6 +7,9 @@ holds JSON: ``o`` is [uid, gid], ``m`` the mode, ``d`` [tar's type, major, minor
 stands for, ``x`` pairs of extended attributes with their bytes in base64. Links and fifos cannot have it:
 their parent has it for them, under a name that ends in a digest of theirs.
 
+Root without CAP_MKNOD, and root of any user namespace, sets owners but makes no device: there an empty file
+with ``d`` stands for each, whose owner and mode are the device's.
+
 An attribute of these names never travels: no layer can set or show one.
 """
 
@@ -93,12 +96,42 @@ def record_in(parent: str | int, name: str, entry: Entry) -> None:
             os.removexattr(parent, _name_in_parent(name))
 
 
+def make_device(name: str, directory: int, type_: int, entry: Entry) -> bool:
+    """A device or fifo of a type (S_IFCHR, …) in an open directory, or a file that stands for it.
+
+    Whether it is the former: then all its attributes are still to be set.
+    """
+    try:
+        if not records() or entry.kind is Kind.FIFO:
+            number = os.makedev(*entry.device) if entry.kind is not Kind.FIFO else 0
+            os.mknod(name, type_ | 0o600, number, dir_fd=directory)
+            return True
+    except PermissionError:
+        if entry.kind is Kind.FIFO:
+            raise
+    stand_in(directory, name, entry)
+    return False
+
+
+def make_device_at(host: str, type_: int, entry: Entry) -> bool:
+    """The same at a path."""
+    head, _, name = host.rpartition("/")
+    directory = os.open(head or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return make_device(name, directory, type_, entry)
+    finally:
+        os.close(directory)
+
+
 def stand_in(directory: int, name: str, entry: Entry) -> None:
-    """A new file with a record, for a device: who records owners may not make any."""
+    """A new file with a record, for a device that this process may not make."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o600, dir_fd=directory)
     try:
         record(descriptor, entry)
+        if not records():
+            os.fchown(descriptor, entry.uid, entry.gid)
+        os.fchmod(descriptor, mode_on_disk(entry))
         os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
     finally:
         os.close(descriptor)
@@ -137,7 +170,7 @@ def _noted(entry: Entry) -> bytes:
 def as_recorded(entry: Entry, host: str) -> Entry:
     """``entry``, as it was found at ``host`` on disk by this process, with what is recorded of it."""
     if not records():
-        return entry
+        return _stood_for(entry, host)
     entry = replace(entry, uid=0, gid=0)
     where, name = host, _RECORD
     if entry.kind in _WITHOUT:
@@ -148,6 +181,17 @@ def as_recorded(entry: Entry, host: str) -> Entry:
         return _with_fields(entry, fields)
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return entry  # nothing is recorded, or a RUN has written nonsense there
+
+
+def _stood_for(entry: Entry, host: str) -> Entry:
+    """The device that an empty file stands for, with the file's owner and mode; ``entry`` if for none."""
+    if entry.kind is not Kind.FILE or entry.size:
+        return entry
+    try:
+        fields = json.loads(os.getxattr(host, _RECORD, follow_symlinks=False))
+        return _with_fields(entry, {"o": (entry.uid, entry.gid), "d": fields["d"]})
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return entry
 
 
 def _with_fields(entry: Entry, fields: dict[str, Any]) -> Entry:

@@ -26,11 +26,11 @@ from asyncbuild.layers.dressing import dress, dress_open, umask
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.marks import is_whiteout, make_opaque, make_whiteout
 from asyncbuild.layers.records import (
+    make_device,
     mode_on_disk,
     record,
     record_in,
     records,
-    stand_in,
 )
 from asyncbuild.layers.rooted import open_directory
 from asyncbuild.layers.xattrs import set_xattrs
@@ -162,15 +162,12 @@ class LayerTree:
         if entry.kind is Kind.SYMLINK:
             os.symlink(entry.link, name, dir_fd=here)
         else:
-            number = os.makedev(*entry.device) if entry.kind is not Kind.FIFO else 0
-            if entry.kind is Kind.CHARACTER_DEVICE and number == _WHITEOUT:
+            if entry.kind is Kind.CHARACTER_DEVICE and os.makedev(*entry.device) == _WHITEOUT:
                 raise LayerError(
                     f"{entry.path!r} is a character device 0/0: that would hide a file in overlayfs"
                 )
-            if records() and entry.kind is not Kind.FIFO:
-                stand_in(here, name, entry)
+            if not make_device(name, here, _SPECIAL[entry.kind], entry):
                 return
-            os.mknod(name, _SPECIAL[entry.kind] | (entry.mode & 0o777), number, dir_fd=here)
         if records():
             record_in(here, name, entry)
         elif (entry.uid, entry.gid) != self._owner:

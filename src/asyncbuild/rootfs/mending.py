@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asyncbuild.layers.changeset import Entry, FileSource, Kind, path_order
 from asyncbuild.layers.marks import make_opaque, make_whiteout
-from asyncbuild.layers.records import records, set_owner_and_mode
+from asyncbuild.layers.records import make_device_at, set_owner_and_mode
 from asyncbuild.layers.xattrs import set_xattrs
 from asyncbuild.records import dataclass
 
@@ -90,10 +90,8 @@ def _make_anew(host: str, entry: Entry, source: str | None) -> None:
     elif entry.kind is Kind.FILE:
         assert source is not None
         shutil.copyfile(source, host, follow_symlinks=False)
-    elif records() and entry.kind is not Kind.FIFO:
-        os.close(os.open(host, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    else:
-        os.mknod(host, _DEVICES[entry.kind], os.makedev(*entry.device))
+    elif not make_device_at(host, _DEVICES[entry.kind], entry):
+        return
     _set_attributes(host, entry)
 
 

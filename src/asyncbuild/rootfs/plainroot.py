@@ -18,6 +18,7 @@ from pathlib import Path
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
 from asyncbuild.layers.marks import is_opaque, is_whiteout
 from asyncbuild.layers.materialise import copy_file, materialise
+from asyncbuild.layers.records import make_device_at
 from asyncbuild.layers.snapshot import entry_of
 from asyncbuild.layers.xattrs import set_xattrs
 from asyncbuild.rootfs.reserved import NOTHING, Reserved
@@ -66,8 +67,8 @@ def write_entry(entry: Entry, target: str) -> None:
             copy_file(entry.source.path, made, entry.size)
         finally:
             os.close(made)
-    else:
-        os.mknod(target, _SPECIAL[entry.kind] | 0o600, os.makedev(*entry.device))
+    elif not make_device_at(target, _SPECIAL[entry.kind], entry):
+        return
     set_attributes(entry, target)
 
 
