@@ -473,6 +473,36 @@ def test_the_same_content_ends_a_rebuild(shm_path: Path) -> None:
     assert sorted(again.cached) == sorted("xxxc")
 
 
+THREE_STAGES = f"""\
+FROM {HOST}/base/busybox AS make
+COPY file /in
+RUN cut -c1-3 /in > /out
+FROM {HOST}/base/busybox AS last
+COPY --from=make /out /out
+WORKDIR /w
+FROM last
+COPY --link other /linked
+RUN cat /out > /copy
+"""
+
+
+def test_a_stage_of_the_same_content_ends_a_rebuild(shm_path: Path) -> None:
+    """What is FROM a stage that is rebuilt to the same files is not built again: here, and elsewhere."""
+    where = world(shm_path / "one")
+    first = build(where, THREE_STAGES, cache_to=(PLACE,))
+    assert first.cached == "xxxxxx"
+    other = world(shm_path / "other", where.double)
+    for machine in (where, other):
+        machine.write({"file": "con and more"})
+        again = build(machine, THREE_STAGES, cache_from=(PLACE,))
+        assert again.cached.count("c") == 3, again  # WORKDIR, and all of the last stage
+        assert again.digest == first.digest
+    where.write({"file": "other"})
+    changed = build(where, THREE_STAGES, cache_from=(PLACE,))
+    assert sorted(changed.cached) == list("cxxxxx")  # the linked layer looks at nothing below it
+    assert changed.digest != first.digest
+
+
 def test_the_same_content_ends_a_rebuild_elsewhere(shm_path: Path) -> None:
     """On a machine that has only a registry's cache; a stage of which nothing is needed does not begin."""
     one = world(shm_path / "one")

@@ -76,6 +76,10 @@ async def _execute_outline(session: Session, outline: StageOutline, guesses: Gue
     return state
 
 
+_BELOW = -1
+"""The place of what FROM gives, as that of a step."""
+
+
 class _Walk:
     """A stage on its way: ``done`` counts the steps that changed files, by a hit or by execution."""
 
@@ -113,6 +117,7 @@ class _Walk:
                 self._jump(static, *found.last)
         if not self._cached:
             self._state = await self._from_base()
+            await self._look_upon_a_stage()
         self._start_what_is_needed()
 
     async def take(self, step: OutlinedStep) -> None:
@@ -312,7 +317,7 @@ class _Walk:
         static = await self._keys.wait()
         late = static.steps[place].late and change.changes is not None
         if late and change.changes is not None:
-            upon = static.base if place == 0 else self._keys_at(static, place - 1)[0]
+            upon = self._upon(static, place)
             self._by_content[place] = await content_key(session, upon, change.changes)
         keys, linked = _known(self._keys_at(static, place)), static.steps[place].linked_key
         about, kept = self._steps[place].about, static.steps[place].asked
@@ -324,6 +329,18 @@ class _Walk:
         if late:
             await self._look_again(static, place)
 
+    async def _look_upon_a_stage(self) -> None:
+        """FROM a stage that is known by its content: what was made upon the same content will do."""
+        chain = self._state.chain
+        upon_a_stage = isinstance(self._outline.base, StageOutline)
+        if not upon_a_stage or not self._steps or not chain or not chain[-1].keys:
+            return
+        static = await self._keys.wait()
+        if chain[-1].keys[0] != static.base:
+            self._by_content[_BELOW] = chain[-1].keys[0]
+            await self._look_again(static, _BELOW)
+            self._linked = {at: hit for at, hit in self._linked.items() if at >= self._cached}
+
     async def _look_by_what_is_shown(self, step: OutlinedStep) -> None:
         """A RUN that is shown files of other stages is asked for once more, by what these files are."""
         if not shows_a_stage(step):
@@ -331,8 +348,7 @@ class _Walk:
         session, here = self._session, self._done
         static = await self._keys.wait()
         await session.goes_on()
-        upon = static.base if here == 0 else self._keys_at(static, here - 1)[0]
-        shown = await run_content_key(session, step, upon)
+        shown = await run_content_key(session, step, self._upon(static, here))
         self._by_content[here] = shown.key
         await self._look_again(static, here, shown)
 
@@ -352,6 +368,12 @@ class _Walk:
             found = await session.cache.ask(keys, packed=self._published, quick=quick)
             if found.last is not None:
                 self._jump(static, first + found.last[0], found.last[1])
+
+    def _upon(self, static: StageKeys, place: int) -> Key | None:
+        """The key of what the step at ``place`` is put upon: by its content, if that is known."""
+        if place == 0:
+            return self._by_content.get(_BELOW, static.base)
+        return self._keys_at(static, place - 1)[0]
 
     def _keys_at(self, static: StageKeys, place: int) -> tuple[Key | None, ...]:
         """The keys of one step: by the content of what came before, if that is known, and by inputs."""
