@@ -153,23 +153,6 @@ def command(case: Case, name: str, place: Path) -> tuple[list[str], str]:
     return [*words, *trust(case)], where
 
 
-@pytest.fixture(autouse=True)
-def multi(request: pytest.FixtureRequest) -> None:
-    """What `command` needs to know of the index."""
-    if "case" not in request.fixturenames:
-        return
-    case: Case = request.getfixturevalue("case")
-    file = case.site.directory / "multi.json"
-    if file.exists():
-        return
-    source = f"docker://{case.site.one.host}/base/multi"
-    env = {"PATH": "/usr/bin:/bin", "SSL_CERT_FILE": str(case.site.tls.ca_file)}
-    done = subprocess.run(
-        ["skopeo", "inspect", "--raw", source], check=True, capture_output=True, env=env
-    )
-    file.write_bytes(done.stdout)
-
-
 SURVIVED = [
     ("build", "token GET", "reset-before"),
     ("build", "upload PUT", "reset-in-the-middle"),

@@ -458,7 +458,9 @@ def _left_over(store: Path) -> Iterator[str]:
 
 
 class SiteBeside:
-    """A site with one case, in a thread. A context manager that gives the case."""
+    """A site with one case, in a thread; ``multi.json`` there is the index of several platforms as skopeo
+    sees it. A context manager that gives the case.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -489,6 +491,8 @@ class SiteBeside:
         self._stop = lambda: token.run_sync_soon(stop.set)
         async with site(self._directory) as made, case_at(made) as case:
             await make_layout(made)
+            raw = await skopeo(made, "inspect", "--raw", f"docker://{made.one.host}/base/multi")
+            (self._directory / "multi.json").write_bytes(raw.stdout)
             self._ready.put(case)
             await stop.wait()
 
