@@ -285,6 +285,16 @@ def test_an_owner_that_cannot_be_set_is_recorded(shm_path: Path) -> None:
     assert done.stdout == "0o2750 7 8 kept\n"
 
 
+def test_what_a_killed_build_left_in_a_directory(world: World) -> None:
+    """A blob half written is removed by the next build that saves a cache there."""
+    kept = world.store.with_name("mounts")
+    (kept / "tmp").mkdir(parents=True)
+    (kept / "tmp" / f"sha256-{64 * '0'}").write_bytes(b"half")
+    build(world, FIRST, MountPlace(path=kept))
+    assert list((kept / "tmp").iterdir()) == []
+    assert len(json.loads((kept / "index.json").read_bytes())["manifests"]) == 2
+
+
 @pytest.mark.integration
 def test_two_runners_and_a_registry(
     registry: DockerRegistry, busybox_base: str, shm_path: Path

@@ -53,6 +53,7 @@ WORDS = """\
 --cache-from type=registry,ref=HOST/cache/app:main --cache-from type=local,src=kept
 --cache-to type=registry,ref=HOST/cache/app:main,mode=max --cache-to type=local,dest=kept,mode=max
 --cache-mount-from HOST/ci/mounts --cache-mount-to HOST/ci/mounts
+--cache-mount-from type=local,src=mounts --cache-mount-to type=local,dest=mounts
 -o type=oci,dest=oci.tar -o type=docker,dest=docker.tar -o type=oci,dest=layout,tar=false context
 """
 
@@ -105,6 +106,9 @@ PHASES = {
         before=(RENAME, "kept/results/"), leaves="kept/tmp/*"
     ),
     "saving a cache mount": Phase(("PUT", "/v2/ci/mounts/manifests/"), leaves="store/tmp/*/blob-*"),
+    "saving a cache mount to a directory": Phase(
+        before=(RENAME, "mounts/blobs/sha256/"), leaves="mounts/tmp/sha256-*"
+    ),
     "writing an OCI archive": Phase(before=(RENAME, "/oci.tar$"), leaves=".oci.tar.*.partial"),
     "writing a docker archive": Phase(
         before=(RENAME, "/docker.tar$"), leaves=".docker.tar.*.partial"

@@ -149,6 +149,7 @@ class DirectoryMounts:
     def _take_in(self, layer: Descriptor, blob: Path) -> bool:
         """Copy the blob, unless it is there; False while another build does that."""
         self._directory.prepare()
+        self._directory.sweep(time.time())
         if self._directory.has(layer):
             return True
         reserved = self._directory.reserve(layer.digest)
