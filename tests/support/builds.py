@@ -222,10 +222,11 @@ def descendants(ancestor: int) -> dict[str, int]:
 def watching(ancestor: int) -> Iterator[list[int]]:
     """Descriptors of all processes below ``ancestor``, as they are now."""
     with ExitStack() as stack:
-        handles = []
+        handles: list[int] = []
         for pid in descendants(ancestor).values():
-            handles.append(os.pidfd_open(pid))
-            stack.callback(os.close, handles[-1])
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                handles.append(os.pidfd_open(pid))
+                stack.callback(os.close, handles[-1])
         yield handles
 
 
