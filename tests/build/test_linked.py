@@ -323,9 +323,7 @@ def test_a_promise_that_is_not_kept(shm_path: Path) -> None:
     for repository in ("team/cache", "out"):
         del one.double.blobs[repository][Digest.parse(first.layers[1])]
     second = build(other, MIXED, cache_from=(PLACE,))
-    assert (
-        second.cached[-4:] == "xxcx"
-    )  # the first RUN is kept if it was done when the loss was found
+    assert second.cached[-4:] == "xxcx"  # the RUN before them may be kept of the first attempt
     assert second.layers[1] == first.layers[1]
 
 

@@ -26,7 +26,7 @@ from asyncbuild.dockerfile.remote import GitReference, WebFile
 from asyncbuild.errors import UsageError
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import RegistrySettings
-from support.pulled import inspect_config, pull
+from support.pulled import inspect_config, pull, unpack
 from support.registry import DockerRegistry
 
 HERE = Path(__file__).parent
@@ -393,3 +393,20 @@ def test_wrong_lines_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=reason.replace("(", r"\(")):
             kaniko(words, {})
+
+
+@pytest.mark.integration
+def test_what_is_left_in_a_volume_is_lost(variables: dict[str, str], shm_path: Path) -> None:
+    """As in kaniko: later steps see it, and no layer has it."""
+    dockerfile = shm_path / "with-a-volume"
+    dockerfile.write_text(
+        "ARG BASE\nFROM ${BASE}\nRUN mkdir /v && echo 1 > /v/before\nVOLUME /v\n"
+        "RUN echo 2 > /v/behind\nRUN test -e /v/behind && echo 3 > /seen\n"
+    )
+    reference = f"{variables['registry']}/volumes/app:1"
+    command = f"executor -c ${{context}} --dockerfile={dockerfile} -d {reference}"
+    done = run(Filled({"command": f"{command} --build-arg BASE=${{base}}"}, variables), shm_path)
+    assert done.returncode == 0, done.stderr
+    root = unpack(pull(reference, shm_path), shm_path)
+    assert sorted(path.name for path in (root / "v").iterdir()) == ["before"]
+    assert (root / "seen").read_text() == "3\n"

@@ -31,3 +31,15 @@ def test_no_rules_no_work() -> None:
     """Without rules it is the same object."""
     changes = ChangeSet.of([Entry("a", Kind.FILE)])
     assert Trim.of(["/"], None)(changes) is changes
+
+
+def test_what_is_in_an_emptied_directory_goes_without_it() -> None:
+    """Additions, deletions and opaque directories below it, and nothing beside it."""
+    paths = ["v", "v/a", "v/d/e", "vv"]
+    changes = ChangeSet.of(
+        [Entry(path, Kind.FILE) for path in paths], ["v/gone", "w"], ["v/d", "v"]
+    )
+    kept = Trim(emptied=frozenset(["v"]))(changes)
+    assert [entry.path for entry in kept.additions] == ["v", "vv"]
+    assert kept.deletions == ("w",)
+    assert kept.opaque == ("v",)

@@ -46,7 +46,7 @@ async def foresee(at: At, instruction: ins.Copy | ins.Add) -> Foreseen:
     placed = await _changes(at, instruction)
     upon = View() if instruction.is_linked else View([GuessedBase()])
     changes = await trio.to_thread.run_sync(placed, upon)
-    layer = session.packer.changes(at.named, changes)
+    layer = session.packer.changes(at.named, changes, at.emptied)
     if at.published:
         session.publish(layer, uploads)
     return Foreseen(placed, changes, layer)

@@ -284,7 +284,8 @@ class _Walk:
         state = replace(self._state, image=step.image, scope=step.scope)
         more_runs = _has_run(self._steps[place + 1 :])
         surroundings = (self._session, self._outline.stage, step.step, step.named)
-        return At(*surroundings, state, self._guesses, self.foresight, more_runs)
+        emptied = step.volumes if self._session.request.volumes_are_lost else frozenset()
+        return At(*surroundings, state, self._guesses, self.foresight, more_runs, emptied)
 
     async def _execute(self, step: OutlinedStep, started: float) -> None:
         """Execute a step that changes files, and let the cache know."""
@@ -317,8 +318,8 @@ class _Walk:
         static = await self._keys.wait()
         late = static.steps[place].late and change.changes is not None
         if late and change.changes is not None:
-            upon = self._upon(static, place)
-            self._by_content[place] = await content_key(session, upon, change.changes)
+            upon, step = self._upon(static, place), self._steps[place]
+            self._by_content[place] = await content_key(session, step, upon, change.changes)
         keys, linked = _known(self._keys_at(static, place)), static.steps[place].linked_key
         about, kept = self._steps[place].about, static.steps[place].asked
         steady = partial(session.contents.are_steady, change.changes or ChangeSet())

@@ -18,13 +18,14 @@ from asyncbuild.build.recipes import (
     run_recipe,
     scratch_recipe,
     trimmed,
+    without_volumes,
     workdir_recipe,
 )
 from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.resolving import BaseImage
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage_files import find_path
-from asyncbuild.cache.keys import Key, Value
+from asyncbuild.cache.keys import Key, Recipe, Value
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.context.fingerprint import (
     ContentDigests,
@@ -63,11 +64,18 @@ async def keys_upon(
     """The keys of ``steps``, one after the other, the first of them upon ``upon``."""
     keys: list[StepKey] = []
     for step in steps:
-        key = await _step_key(session, step, upon)
+        key = _lossy(await _step_key(session, step, upon), step, session)
         asked = step.instruction.NAME in session.request.cached_instructions
         keys.append(replace(key, asked=asked))
         upon = key.key
     return tuple(keys)
+
+
+def _lossy(key: StepKey, step: OutlinedStep, session: Session) -> StepKey:
+    def of(recipe: Recipe | None) -> Recipe | None:
+        return None if recipe is None else without_volumes(recipe, step, session.request)
+
+    return replace(key, recipe=of(key.recipe), linked=of(key.linked))
 
 
 async def _step_key(session: Session, step: OutlinedStep, upon: Key | None) -> StepKey:
@@ -148,7 +156,8 @@ async def run_content_key(session: Session, step: OutlinedStep, upon: Key | None
     mounts = await mount_values(session, step, instruction, by_content=True)
     if upon is None or mounts is None:
         return StepKey(None, asked=asked)
-    return StepKey(run_recipe(step, upon, session.request, mounts), asked=asked)
+    key = StepKey(run_recipe(step, upon, session.request, mounts), asked=asked)
+    return _lossy(key, step, session)
 
 
 def shows_a_stage(step: OutlinedStep) -> bool:
@@ -217,9 +226,12 @@ def _fingerprint_of_view(view: View, path: str) -> Value:
     return cast("Value", ("content", source_fingerprint([source], fresh))) if entries else None
 
 
-async def content_key(session: Session, upon: Key | None, changes: ChangeSet) -> Key | None:
+async def content_key(
+    session: Session, step: OutlinedStep, upon: Key | None, changes: ChangeSet
+) -> Key | None:
     """The key of a step by what it made; None if what it was made upon has none."""
     if upon is None:
         return None
     made = await session.read_contents(change_fingerprint, changes, session.contents)
-    return content_recipe(upon, cast("Value", made)).key
+    recipe = content_recipe(upon, cast("Value", made))
+    return without_volumes(recipe, step, session.request).key

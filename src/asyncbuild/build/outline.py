@@ -16,6 +16,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.history import HISTORY_COMMENT, HistoryContext, history_text
 from asyncbuild.dockerfile.remote import redacted
 from asyncbuild.image.config import HistoryEntry
+from asyncbuild.layers.paths import clean
 from asyncbuild.plan.nouns import PlanStage, Step
 from asyncbuild.plan.remotes import check_remotes
 from asyncbuild.plan.scope import StageScope
@@ -28,13 +29,16 @@ _LONGEST_TEXT = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutlinedStep:
-    """A step with its words resolved; ``image`` and ``scope`` are as they are before it."""
+    """A step with its words resolved; ``image`` and ``scope`` are as they are before it. ``volumes`` are
+    the paths of the VOLUMEs of its stage that stand before it, clean.
+    """
 
     step: Step
     instruction: ins.Instruction
     named: events.Step
     image: ImageState
     scope: StageScope
+    volumes: frozenset[str] = frozenset()
 
     @property
     def changes_files(self) -> bool:
@@ -116,13 +120,16 @@ def outline_stage(
 ) -> StageOutline:
     """Walk through ``todo`` from ``start``; raises DockerfileError for words that cannot be resolved."""
     image, scope = start
+    volumes: frozenset[str] = frozenset()
     steps = []
     for number, step in enumerate(todo, 1):
         instruction = scope.resolve(step.instruction).instruction
         if isinstance(instruction, ins.Copy | ins.Add):
             check_remotes(instruction)
         named = events.Step(stage.label, number, len(todo), _step_text(step))
-        steps.append(OutlinedStep(step, instruction, named, image, scope))
+        steps.append(OutlinedStep(step, instruction, named, image, scope, volumes))
+        if isinstance(instruction, ins.Volume):
+            volumes |= {clean(path) for path in instruction.paths if path.startswith("/")}
         history = _history(instruction, image, scope, created)
         image = metadata.apply(image, instruction).with_history(*history)
         scope = scope.after(instruction)

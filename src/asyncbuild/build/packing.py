@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -46,43 +47,53 @@ class Packer:
         self._trim = trim or Trim()
         self._begun: list[Future[PackedLayer]] = []
 
-    def changes(self, step: Step, changes: ChangeSet) -> NewLayer:
-        """The layer of a change set."""
+    def changes(
+        self, step: Step, changes: ChangeSet, emptied: frozenset[str] = frozenset()
+    ) -> NewLayer:
+        """The layer of a change set, without what is in the directories ``emptied``."""
+        trim = replace(self._trim, emptied=emptied)
 
         async def work(path: Path, on_progress: OnProgress) -> PackedLayer:
-            return await self._pack_changes(changes, path, on_progress)
+            return await self._pack_changes(changes, trim, path, on_progress)
 
-        return self._begin(step, work)
+        return self._begin(step, trim, work)
 
-    def upper(self, step: Step, upper: Path, lowers: Sequence[Path]) -> NewLayer:
+    def upper(
+        self,
+        step: Step,
+        upper: Path,
+        lowers: Sequence[Path],
+        emptied: frozenset[str] = frozenset(),
+    ) -> NewLayer:
         """The layer of an overlay's upper directory; ``lowers`` are what it lay upon, topmost first."""
+        trim = replace(self._trim, emptied=emptied)
 
         async def work(path: Path, on_progress: OnProgress) -> PackedLayer:
-            ignored = tuple(self._trim.ignored)
-            if self._trim.newest is not None:
+            ignored = tuple(trim.ignored)
+            if trim.newest is not None or emptied:
                 below = [str(lower) for lower in lowers]
                 changes = await trio.to_thread.run_sync(snapshot, str(upper), below, ignored)
-                return await self._pack_changes(changes, path, on_progress)
+                return await self._pack_changes(changes, trim, path, on_progress)
             return await self._job.workers.pack_upper(
                 upper, lowers, path, self._compression, on_progress, exclude=ignored
             )
 
-        return self._begin(step, work)
+        return self._begin(step, trim, work)
 
     async def _pack_changes(
-        self, changes: ChangeSet, path: Path, on_progress: OnProgress
+        self, changes: ChangeSet, trim: Trim, path: Path, on_progress: OnProgress
     ) -> PackedLayer:
-        trimmed = self._trim(changes)
+        trimmed = trim(changes)
         async with self._reading(changes):
             return await self._job.workers.pack(trimmed, path, self._compression, on_progress)
 
-    def _begin(self, step: Step, work: Work) -> NewLayer:
+    def _begin(self, step: Step, trim: Trim, work: Work) -> NewLayer:
         file = self._job.closed_at_end(GrowingFile(self._job.store.new_blob()))
         packed = self._job.ledger.spawn(
             self._job.nursery, f"pack {step.label}", self._pack, step, file, work
         )
         self._begun.append(packed)
-        return NewLayer(step.label, file, packed, whole=self._trim == Trim())
+        return NewLayer(step.label, file, packed, whole=trim == Trim())
 
     async def settle(self) -> None:
         """Return when no layer is being packed any more, whether that went well or not."""

@@ -91,6 +91,14 @@ def trimmed(recipe: Recipe, request: BuildRequest) -> Recipe:
     )
 
 
+def without_volumes(recipe: Recipe, step: OutlinedStep, request: BuildRequest) -> Recipe:
+    """``recipe``, for a build whose layers have nothing of what is in the volumes above the step."""
+    if not request.volumes_are_lost or not step.volumes:
+        return recipe
+    parts = (*recipe.parts, ("VOLUME", tuple(sorted(step.volumes))))
+    return Recipe(f"{recipe.kind} without volumes", parts)
+
+
 def run_recipe(
     step: OutlinedStep, upon: Key, request: BuildRequest, mounts: tuple[Value, ...]
 ) -> Recipe:

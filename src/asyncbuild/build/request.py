@@ -85,7 +85,8 @@ class BuildRequest:
     ``cache_mounts_from`` and ``cache_mounts_to`` keep what RUN --mount=type=cache has, between machines.
     ``docker_media_types`` None: docker's if the base image has them. ``keep_immutable_tags``: a registry
     that does not let a tag be moved is no failure. ``squash``: one layer of all steps. ``ignored_paths``
-    are in no layer, and with ``clamp_times`` nothing in one is younger than ``created``.
+    are in no layer, and with ``clamp_times`` nothing in one is younger than ``created``; with
+    ``volumes_are_lost`` what steps behind a VOLUME leave in it is in none either, as in kaniko.
     """
 
     context: Path | None
@@ -116,6 +117,7 @@ class BuildRequest:
     squash: bool = False
     ignored_paths: tuple[str, ...] = ()
     clamp_times: bool = False
+    volumes_are_lost: bool = False
     stdout: int = 1
     created_is_fixed: bool = False
     use_cache: bool = True

@@ -57,7 +57,9 @@ async def run(at: At, instruction: ins.Run) -> Change:
         work = await _run_in_work(at, instruction, (identity, lowers, view), copy_foreign=True)
     upper = work / "fs"
     root = state.root.with_addition(_directory_addition(upper))
-    layer = session.packer.upper(at.named, upper, lowers) if at.packed else None
+    layer = None
+    if at.packed:
+        layer = session.packer.upper(at.named, upper, lowers, at.emptied)
     if layer is not None and at.published:
         session.publish(layer, uploads)
     return Change(root, layer, lambda: work)

@@ -294,10 +294,11 @@ class Session:
             stage.base == StageRef(index) or any(StageRef(index) in s.sources for s in stage.steps)
             for stage in others
         )
-        as_on_disk = not self.request.clamp_times and not self.request.ignored_paths
+        request = self.request
+        trims = request.clamp_times or request.ignored_paths or request.volumes_are_lost
         exported = self.cache.exports(published=self.publishes(index))
         wanted = done == listed_steps(steps) and (done < len(steps) or used)
-        return exported and as_on_disk and wanted
+        return exported and not trims and wanted
 
     def existing(self, layer: CachedLayer, *, base: bool = False) -> BaseLayer:
         """A layer of the base image, or one that a look-up gave: one object for each digest."""

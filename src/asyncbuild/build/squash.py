@@ -14,7 +14,9 @@ import trio
 from asyncbuild.build.layers import BaseLayer, ImageLayer
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import StageState
+from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.image.config import HistoryEntry
+from asyncbuild.layers.paths import clean
 from asyncbuild.report.events import Step
 from asyncbuild.rootfs.difference import difference
 
@@ -28,11 +30,22 @@ async def squashed(session: Session, state: StageState) -> StageState:
     changes = await trio.to_thread.run_sync(difference, trees, below)
     if changes:
         label = session.plan.target_stage.label
-        layers.append(session.packer.changes(Step(label, 1, 1, "single snapshot"), changes))
+        step = Step(label, 1, 1, "single snapshot")
+        layers.append(session.packer.changes(step, changes, await _emptied(session)))
     for layer in layers:
         session.publish(layer)
     history = tuple(_history(state.image.history, len(base), made=bool(changes)))
     return replace(state, layers=tuple(layers), image=replace(state.image, history=history))
+
+
+async def _emptied(session: Session) -> frozenset[str]:
+    """The directories of which nothing gets into the layer: in kaniko the volumes of the last stage."""
+    outline = await session.outline(session.plan.target).wait()
+    if not session.request.volumes_are_lost or not outline.steps:
+        return frozenset()
+    last = outline.steps[-1]
+    named = last.instruction.paths if isinstance(last.instruction, ins.Volume) else ()
+    return last.volumes | {clean(path) for path in named if path.startswith("/")}
 
 
 def _history(

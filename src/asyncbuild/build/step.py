@@ -27,6 +27,8 @@ class At:
     guesses: Guesses
     foresight: Foresight
     more_runs: bool = False
+    emptied: frozenset[str] = frozenset()
+    """Directories of which nothing gets into a layer."""
 
     @property
     def made_ns(self) -> int:
@@ -55,7 +57,7 @@ def with_changes(at: At, changes: ChangeSet, uploads: UploadSessions) -> Change:
             written.directory()  # a RUN will need it: it is written while the base is on its way
     layer = at.foresight.used(at.named, changes)
     if layer is None and at.packed:
-        layer = session.packer.changes(at.named, changes)
+        layer = session.packer.changes(at.named, changes, at.emptied)
         if at.published:
             session.publish(layer, uploads)
     return Change(root, layer, written.work, changes)

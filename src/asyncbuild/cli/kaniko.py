@@ -159,6 +159,7 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
         squash=given.on("single-snapshot"),
         ignored_paths=given.texts("ignore-path"),
         clamp_times=reproducible,
+        volumes_are_lost=True,
         created_is_fixed=reproducible or bool(environ.get("SOURCE_DATE_EPOCH")),
         cache_dir=_warmed(given),
         cache_ttl=parse_duration("--cache-ttl", given.text("cache-ttl")),

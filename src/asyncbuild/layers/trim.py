@@ -2,7 +2,8 @@
 
 1. ``ignored`` paths and everything below them are in no layer (kaniko's ``--ignore-path``); later steps of
    the build still see them.
-2. Nothing is younger than ``newest`` (BuildKit's ``rewrite-timestamp``): equal content packs to equal bytes
+2. What is in an ``emptied`` directory is in no layer, the directory itself is (a VOLUME in kaniko).
+3. Nothing is younger than ``newest`` (BuildKit's ``rewrite-timestamp``): equal content packs to equal bytes
    whenever it was made.
 """
 
@@ -19,10 +20,13 @@ from asyncbuild.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """``newest`` is in nanoseconds since the epoch, None for no limit; ``ignored`` are clean paths."""
+    """``newest`` is in nanoseconds since the epoch, None for no limit; ``ignored`` and ``emptied`` are
+    clean paths.
+    """
 
     newest: int | None = None
     ignored: frozenset[str] = frozenset()
+    emptied: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, ignored: Iterable[str], newest: int | None) -> Self:
@@ -32,7 +36,7 @@ class Trim:
 
     def __call__(self, changes: ChangeSet) -> ChangeSet:
         """``changes`` without what is ignored, and not younger than allowed."""
-        if self.newest is None and not self.ignored:
+        if self.newest is None and not self.ignored and not self.emptied:
             return changes
         return ChangeSet(
             tuple(self._clamped(item) for item in changes.additions if self._keeps(item.path)),
@@ -41,7 +45,8 @@ class Trim:
         )
 
     def _keeps(self, path: str) -> bool:
-        return not self.ignored or self.ignored.isdisjoint((path, *ancestors(path)))
+        above = ancestors(path) if self.ignored or self.emptied else ()
+        return self.ignored.isdisjoint((path, *above)) and self.emptied.isdisjoint(above)
 
     def _clamped(self, entry: Entry) -> Entry:
         if self.newest is None or entry.mtime_ns <= self.newest:
