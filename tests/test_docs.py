@@ -101,3 +101,18 @@ def test_the_tests_of_the_page_on_reliability_exist() -> None:
     cases = re.findall(r'"([^"]+)"', rows)
     assert len(cases) > 15
     assert [name for name in cases if f'"{name}": Case' not in quirks] == []
+
+
+def test_what_shows_each_feature_is_there() -> None:
+    """The table of features names cases and tests that exist, and each feature has some."""
+    page = (ROOT / "docs/compatibility.md").read_text()
+    table = page.partition("## Feature by feature")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1:4] for row in table.splitlines() if re.match(r"\| [A-Z]\d\d ", row)]
+    assert len(rows) == 59
+    for number, _, shown in rows:
+        names = re.findall(r"`([^`]+)`", shown)
+        there = [
+            (ROOT / name).is_file() or (ROOT / "tests/cases" / name).is_dir() for name in names
+        ]
+        assert all(there) or number.strip() in ("D03", "D55"), (number, names)
+        assert names or number.strip() == "D55", number
