@@ -76,6 +76,10 @@ lock *arguments:
 ci:
     .ci/run
 
+# what each way to execute RUN costs: just backends --rtts 0 --repeats 1
+backends *arguments: setup
+    perf/backends {{arguments}}
+
 # the far-link bench, asyncbuild against its peers: perf/run --help
 perf *arguments: setup
     perf/run {{arguments}}

@@ -71,7 +71,10 @@ NEED_MORE: dict[str, dict[str, str]] = {
         "run-security-sandbox": "docker's capabilities, of which this pod lacks one",
         "run-shm-size": "a tmpfs with a limit",
     },
-    "rootless": {"base-devices-and-attributes": "device nodes in RUN"},
+    "rootless": {
+        "base-devices-and-attributes": "device nodes in RUN",
+        "run-special-files": "device nodes in RUN",
+    },
     "single": {
         "base-devices-and-attributes": "device nodes in RUN",
         "base-implicit-parents": "to see owners in RUN",

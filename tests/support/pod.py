@@ -71,10 +71,10 @@ class Pod:
         return self.run(*self.image.config["Entrypoint"], *map(str, words), stdin=stdin, env=env)
 
     @contextlib.contextmanager
-    def started(
+    def prepared(
         self, *words: str, env: Mapping[str, str] | None = None, cwd: str = ""
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        """The same, under way; the process is runc's, which passes signals on. It is ended at the end."""
+    ) -> Iterator[list[str]]:
+        """The words that run a program in a container, once; it is ended at the end."""
         name = f"asyncbuild-pod-{uuid.uuid4().hex[:12]}"
         with tempfile.TemporaryDirectory(prefix="pod-", dir=self.scratch) as work:
             bundle = Path(work)
@@ -85,17 +85,20 @@ class Pod:
             runc = ["runc", "--root", str(bundle / "state")]
             enter = ["unshare", "--mount", "sh", "-c", _ENTER, "pod", str(bundle / "root")]
             enter += [":".join(map(str, self.image.lowers)), str(self.root_size)]
-            process = subprocess.Popen(
-                [*enter, *runc, "run", "--bundle", str(bundle), name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
             try:
-                with process:
-                    yield process
+                yield [*enter, *runc, "run", "--bundle", str(bundle), name]
             finally:
                 subprocess.run([*runc, "delete", "--force", name], capture_output=True, check=False)
+
+    @contextlib.contextmanager
+    def started(
+        self, *words: str, env: Mapping[str, str] | None = None, cwd: str = ""
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """The same, under way; the process is runc's, which passes signals on. It is ended at the end."""
+        with self.prepared(*words, env=env, cwd=cwd) as command:
+            pipe = subprocess.PIPE
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+                yield process
 
     def _specification(
         self, bundle: Path, words: tuple[str, ...], env: Mapping[str, str], cwd: str

@@ -29,7 +29,7 @@ _TYPE = 2
 
 
 def main() -> int:
-    """The program; its exit code is that of what it runs."""
+    """The program; its exit code is that of what it runs, 128 + n for signal n."""
     refused, *words = sys.argv[1:]
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -40,7 +40,8 @@ def main() -> int:
     _, rights_of, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
     (listener,) = struct.unpack("i", rights_of[0][2])
     _answer(listener, os.pidfd_open(child), refused.encode())
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if code >= 0 else 128 - code
 
 
 def _listener() -> int:
