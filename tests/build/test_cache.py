@@ -532,6 +532,18 @@ def test_a_cached_image_is_as_one_from_scratch(shm_path: Path) -> None:
         assert build(other, text, cache_from=sources, **fixed) == Build(cached, first.digest)
 
 
+def test_rewritten_times_make_every_build_equal(shm_path: Path) -> None:
+    """To the byte, whatever the clock when RUN wrote and the times of the context's files."""
+    fixed = {"created": 1_600_000_000, "created_is_fixed": True, "clamp_times": True}
+    one = world(shm_path / "one")
+    first = build(one, FIRST, cache_to=(PLACE,), **fixed)
+    assert first.cached == "xxxx"
+    for name, cached in (("cached", "cccc"), ("scratch", "xxxx")):
+        other = world(shm_path / name, one.double)
+        sources = (PLACE,) if name == "cached" else ()
+        assert build(other, FIRST, cache_from=sources, **fixed) == Build(cached, first.digest)
+
+
 SHOWN = f"""\
 FROM {HOST}/base/busybox AS make
 COPY file /in

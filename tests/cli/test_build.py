@@ -311,6 +311,20 @@ def test_compression_of_new_layers(place: Path) -> None:
     assert layer["mediaType"].endswith("+zstd")
 
 
+def test_rewritten_times(place: Path, busybox_base: str) -> None:
+    """``rewrite-timestamp``: what RUN wrote now is as old as SOURCE_DATE_EPOCH; a base's layer stays."""
+    (place / "context/Dockerfile").write_text(f"FROM {busybox_base}\nRUN echo now > /now\n")
+    env = environment(SOURCE_DATE_EPOCH="1600000000")
+    build(place, "-o", "type=oci,dest=layout,tar=false,rewrite-timestamp=true", env=env)
+    pulled = read_layout(place / "layout")
+    digest = pulled.manifest["layers"][-1]["digest"]
+    with tarfile.open(pulled.layout / "blobs" / digest.replace(":", "/")) as layer:
+        assert {item.name: item.mtime for item in layer}["now"] == 1_600_000_000
+    tag = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{busybox_base}"]
+    base = json.loads(subprocess.run(tag, check=True, capture_output=True).stdout)
+    assert pulled.manifest["layers"][0]["digest"] == base["layers"][0]["digest"]
+
+
 def test_two_builds_share_a_store(place: Path, busybox_base: str) -> None:
     """At once, from the same cold store: both end, with one image."""
     (place / "context/Dockerfile").write_text(f"FROM {busybox_base}\nCOPY a /\n")

@@ -78,7 +78,10 @@ def test_understood(text: str, spec: OutputSpec) -> None:
         ("type=image,push=yes", "push=yes"),
         ("type=image,push-by-digest=true", "push-by-digest= is not in this version"),
         ("type=image,force-compression=true", "force-compression= is not in this version"),
-        ("type=oci,dest=x,rewrite-timestamp=true", "rewrite-timestamp= is not in this version"),
+        (
+            "type=oci,dest=x,rewrite-timestamp=yes",
+            "rewrite-timestamp=yes is neither true nor false",
+        ),
         ("type=image,compression=estargz", "compression=estargz is not in this version"),
         ("type=image,compression=lzma", "compression=lzma is unknown"),
         ("type=image,compression-level=10", "compression-level=10"),

@@ -170,6 +170,7 @@ def read_request(options: argparse.Namespace) -> BuildRequest:
         gate=read_gate(options),
         verification=read_verification(options),
         compression=_compression(outputs),
+        clamp_times=_clamp_times(outputs),
         docker_media_types=any(item.oci_media_types is False for item in outputs),
         stdout=sys.stdout.fileno() if any(item.to_stdout for item in outputs) else 1,
     )
@@ -222,6 +223,14 @@ def _compression(outputs: tuple[OutputSpec, ...]) -> Compression:
     if len(asked) > 1:
         raise UsageError("two outputs ask for different compressions: layers are packed once")
     return asked.pop() if asked else GZIP
+
+
+def _clamp_times(outputs: tuple[OutputSpec, ...]) -> bool:
+    """Whether no file of a new layer may be younger than SOURCE_DATE_EPOCH; without it that is now."""
+    asked = {item.rewrite_timestamp for item in outputs if item.rewrite_timestamp is not None}
+    if len(asked) > 1:
+        raise UsageError("two outputs differ in rewrite-timestamp: layers are packed once")
+    return True in asked
 
 
 def creation_time(environ: Mapping[str, str]) -> int:

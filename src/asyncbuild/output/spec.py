@@ -59,6 +59,7 @@ class OutputSpec:
     compression: Compression | None = None
     level: int | None = None
     oci_media_types: bool | None = None
+    rewrite_timestamp: bool | None = None
     annotations: tuple[Annotation, ...] = ()
 
     @property
@@ -81,7 +82,6 @@ _NOT_YET_TYPES = {
 _NOT_YET = (
     "push-by-digest",
     "force-compression",
-    "rewrite-timestamp",
     "name-canonical",
     "dangling-name-prefix",
     "danging-name-empty-only",
@@ -124,6 +124,7 @@ def parse_output(text: str) -> OutputSpec:
         compression=compression,
         level=level,
         oci_media_types=_optional_flag(text, pairs, "oci-mediatypes"),
+        rewrite_timestamp=_optional_flag(text, pairs, "rewrite-timestamp"),
         annotations=tuple(annotations),
     )
     for key in pairs:
@@ -234,6 +235,7 @@ def _attributes(spec: OutputSpec) -> list[Attribute]:
         ("registry.insecure", spec.insecure or None),
         ("tar", None if spec.tar else False),
         ("oci-mediatypes", spec.oci_media_types),
+        ("rewrite-timestamp", spec.rewrite_timestamp),
     )
     pairs += [(key, str(value).lower()) for key, value in flags if value is not None]
     return pairs + [item.attribute for item in spec.annotations]
