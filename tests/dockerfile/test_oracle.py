@@ -32,7 +32,10 @@ EXPLAINED = {
     # we differ from all of BuildKit's parsers
     "NUL, and bytes that are not UTF-8": r"[\0\ufffd]",
     "flags that are not ASCII": r"--[^\n]*[^\n\x00-\x7f]",
-    "blanks that are not ASCII": r"[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
+    "blanks that are not ASCII before a flag": (
+        r"[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]\s*--"
+    ),
+    "HEALTHCHECK that is not ASCII": r"(?i)HEALTHCHECK[^\n]*[^\n\x00-\x7f]",
 }
 """The differences, as expressions that a text with one of them matches."""
 
@@ -88,6 +91,8 @@ def test_generated_files(oracle: Oracle, text: str) -> None:
         ("the check directive", "# check=skip=all\n# escape=`\nFROM a\nRUN a `\n b"),
         ("NUL, and bytes that are not UTF-8", "FROM a\0"),
         ("flags that are not ASCII", "COPY --chown=é a b"),
+        ("blanks that are not ASCII before a flag", "COPY \u2003--from=x a b"),
+        ("HEALTHCHECK that is not ASCII", "HEALTHCHECK CMD à b"),
     ],
 )
 def test_differences(name: str, text: str, oracle: Oracle) -> None:
