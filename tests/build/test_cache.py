@@ -806,6 +806,21 @@ def test_a_lost_layer_is_made_again(shm_path: Path) -> None:
     assert second.digest != first.digest
 
 
+@pytest.mark.parametrize("commands", [("true", "true"), ("mkdir /d", "rm -r /d", "mkdir /d")])
+def test_equal_layers_below_a_command(shm_path: Path, commands: tuple[str, ...]) -> None:
+    """Steps whose layers are the same bytes are one directory of the store, and no obstacle to a RUN."""
+    text = BASE.replace("\n", " AS made\n") + "".join(f"RUN {command}\n" for command in commands)
+    fixed = {"created": 1_000_000, "created_is_fixed": True, "clamp_times": True}
+    one = world(shm_path / "one")
+    build(one, text, cache_to=(PLACE,), **fixed)
+    other = world(shm_path / "other", one.double)
+    shown = "RUN --mount=from=made,target=/m ls -d /d /m/d > /seen 2> /dev/null || true\n"
+    more = f"{text}FROM made\n{shown}"
+    found = build(other, more, cache_from=(PLACE,), **fixed)
+    assert found.cached == len(commands) * "c" + "x"
+    assert build(one, more, use_cache=False, **fixed).digest == found.digest
+
+
 def test_inline_cache(shm_path: Path) -> None:
     """An image that was pushed with an inline cache answers for its own layers."""
     one = world(shm_path / "one")

@@ -238,6 +238,16 @@ def test_three_hundred_layers(roots: Roots) -> None:
     assert (ran.stdout, ran.changes) == ("300\n299", {})
 
 
+def test_a_layer_that_is_there_twice(roots: Roots) -> None:
+    """Layers of equal bytes are one directory: what is between them is covered by the upper one."""
+    twice, between = roots.layer("twice"), roots.layer("between")
+    (twice / "file").write_text("twice")
+    (between / "file").write_text("between")
+    (between / "more").write_text("more")
+    ran = roots.shell("cat /file /more", above=(twice, between, twice))
+    assert (ran.stdout, ran.changes) == ("twicemore", {})
+
+
 def test_as_many_layers_as_there_may_be(roots: Roots) -> None:
     """The greatest number works together with a stub; one more is refused in words."""
     layers = tuple(roots.layer(str(number)) for number in range(MAX_LOWER_DIRECTORIES - 1))

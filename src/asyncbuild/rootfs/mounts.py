@@ -178,8 +178,9 @@ class Mounts:
         order = mount.order
         tree = mount.name + b"t"
         os.mkdir(tree, 0o755)
-        lowers = [b"%b.%d" % (tree, number) for number in range(len(order.lowers))]
-        for name, path in zip(lowers, order.lowers, strict=True):
+        paths = overlay.each_once(order.lowers)
+        lowers = [b"%b.%d" % (tree, number) for number in range(len(paths))]
+        for name, path in zip(lowers, paths, strict=True):
             os.symlink(path, name)
         # overlayfs wants two layers where there is no upper directory
         shown = lowers if len(lowers) > 1 else [*lowers, b"void"]

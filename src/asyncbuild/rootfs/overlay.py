@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 
 from asyncbuild.rootfs import syscalls
 from asyncbuild.rootfs.layering import Layering
@@ -61,9 +62,10 @@ class Overlay:
         self._layering = layering or Layering()
         self._upper = upper
         self._stub = os.path.join(work, b"stub")
-        self._lower = [b"%d" % number for number in range(len(lower_directories))]
+        lowers = each_once(lower_directories)
+        self._lower = [b"%d" % number for number in range(len(lowers))]
         self._stubbed: list[bytes] = []
-        for name, path in zip(self._lower, lower_directories, strict=True):
+        for name, path in zip(self._lower, lowers, strict=True):
             os.symlink(path, name)
         os.symlink(upper, b"u")
         os.symlink(os.path.join(work, b"overlay"), b"w")
@@ -194,6 +196,13 @@ class Overlay:
 
     def _copy_attributes(self, path: bytes, target: bytes) -> None:
         copy_attributes(os.path.join(b"/proc/self/fd/%d" % self._probe, path), target)
+
+
+def each_once(lowers: Iterable[bytes]) -> list[bytes]:
+    """``lowers``, topmost first, without those that are there again further below, where nothing of them
+    is seen: overlayfs refuses a directory that it has already. Layers of equal bytes are one directory.
+    """
+    return list(dict.fromkeys(lowers))
 
 
 def copy_attributes(source: bytes, target: bytes) -> None:
