@@ -76,6 +76,9 @@ NEED_MORE: dict[str, dict[str, str]] = {
         "run-special-files": "device nodes in RUN",
     },
     "single": {
+        "add-archive-hardlink-to-symlink": "one owner for two names of a link",
+        "add-archive-implied-directory": "other owners in RUN",
+        "add-archive-into-existing": "other owners in RUN",
         "base-devices-and-attributes": "device nodes in RUN",
         "base-implicit-parents": "to see owners in RUN",
         "copy-from-stage": "other owners in RUN",

@@ -25,6 +25,7 @@ from asyncbuild.dockerfile.ignore import IgnorePatterns
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
 from asyncbuild.layers.paths import join, parent_of, resolve_links
+from asyncbuild.layers.records import as_recorded
 from asyncbuild.records import dataclass
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -266,6 +267,12 @@ def _first_or_link(
 
 def _entry(path: str, host: str, status: os.stat_result, *, owned: bool) -> Entry | None:
     """What an image gets of it; None for what an image cannot hold."""
+    entry = _found(path, host, status, owned=owned)
+    return entry if entry is None or not owned else as_recorded(entry, host)
+
+
+def _found(path: str, host: str, status: os.stat_result, *, owned: bool) -> Entry | None:
+    """As it is on disk, where a single id can set no owners."""
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
     uid, gid = (status.st_uid, status.st_gid) if owned else (0, 0)
     if kind is Kind.FILE:
