@@ -76,6 +76,10 @@ NEED_MORE: dict[str, dict[str, str]] = {
         "run-special-files": "device nodes in RUN",
     },
     "single": {
+        "mount-bind-from-stage": "other owners in RUN",
+        "mount-cache-from-stage": "other owners in RUN",
+        "mount-secret-params": "an owner for the secret",
+        "onbuild-every-kind": "other users in RUN",
         "add-archive-hardlink-to-symlink": "one owner for two names of a link",
         "add-archive-implied-directory": "other owners in RUN",
         "add-archive-into-existing": "other owners in RUN",
