@@ -122,9 +122,6 @@ PHASES = {
     "remembering results": Phase(
         before=(RENAME, "/records/results/"), leaves="store/tmp/*/record-*"
     ),
-    "remembering contents": Phase(
-        before=(RENAME, "store/contents$"), leaves="store/tmp/*/contents-*/contents"
-    ),
 }
 
 
