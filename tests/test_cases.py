@@ -76,6 +76,7 @@ NEED_MORE: dict[str, dict[str, str]] = {
         "run-special-files": "device nodes in RUN",
     },
     "single": {
+        "mount-cache-owner-is-another-cache": "an owner for the cache",
         "mount-bind-from-stage": "other owners in RUN",
         "mount-cache-from-stage": "other owners in RUN",
         "mount-secret-params": "an owner for the secret",
