@@ -72,7 +72,7 @@ class Phase:
 
     The registry ``hangs`` at requests like this (method, path; after so many bytes of the answer), or the
     process stops ``before`` such an operation (audit event, path), or the command does what ``how`` says;
-    then the build ``says`` something, or files of the pattern ``leaves`` are there, which hold something.
+    then the build ``says`` something, or files of the pattern ``leaves`` are there, with ``least`` bytes.
     ``@BASE`` and ``@LAYER`` stand for the digits of the digests of the base's layer and of the RUN's.
     """
 
@@ -82,6 +82,7 @@ class Phase:
     how: str = ""
     says: bytes = b""
     leaves: str = ""
+    least: int = 1
 
 
 RENAME = "os.rename"
@@ -93,7 +94,12 @@ PHASES = {
     ),
     "unpacked": Phase(before=(RENAME, "/layers/"), leaves="store/tmp/*/layer-*/facts.json"),
     "running": Phase(how="echo rea''dy; sleep 1000", says=b"ready", leaves="store/tmp/*/run-*"),
-    "packing": Phase(how="truncate -s 8G /big", leaves="store/tmp/*/blob-*"),
+    "packing": Phase(
+        how="truncate -s 8G /big; echo rea''dy",
+        says=b"ready",
+        leaves="store/tmp/*/blob-*",
+        least=4096,  # the layers of COPYs are smaller, and the base's is unpacked
+    ),
     "packed": Phase(before=(RENAME, "/blobs/sha256/@LAYER"), leaves="store/tmp/*/blob-*"),
     "pushing a layer": Phase(("PUT|PATCH", "/v2/app/blobs/uploads/")),
     "pushing the manifest": Phase(("PUT", "/v2/app/manifests/1")),
@@ -147,14 +153,22 @@ class Scene:
         """``pattern`` with the digests of this image in it."""
         return pattern.replace("@BASE", self.base).replace("@LAYER", self.layer)
 
-    def left(self, pattern: str) -> list[Path]:
-        """The files of a pattern that hold something."""
-        found = self.directory.glob(pattern)
-        return [path for path in found if path.is_dir() or path.stat().st_size]
+    def left(self, phase: Phase) -> list[Path]:
+        """What a build leaves in this phase."""
+        found = self.directory.glob(self.named(phase.leaves)) if phase.leaves else ()
+        return [path for path in found if path.is_dir() or _size(path) >= phase.least]
 
     def hold(self, how: str) -> None:
         """What the command does first; the same for every build that is not held up."""
         (self.directory / "how").write_text(f"{how or 'true'}\n")
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file; 0 if it has gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @asynccontextmanager
@@ -224,7 +238,7 @@ async def is_there(made: Scene, phase: Phase, child: trio.Process) -> None:
             more = await child.stderr.receive_some()
             assert more, said.decode()
             said += more
-    while phase.leaves and not made.left(made.named(phase.leaves)):
+    while phase.leaves and not made.left(phase):
         assert child.poll() is None
         await trio.sleep(0.001)
 
@@ -248,7 +262,7 @@ async def kill_in(made: Scene, phase: Phase) -> None:
         child.kill()
         assert await child.wait() == -9
         assert await trio.to_thread.run_sync(ended, handles, PATIENCE)
-    assert not phase.leaves or made.left(made.named(phase.leaves))
+    assert not phase.leaves or made.left(phase)
     made.hold("")
     made.double.faults.clear()
 
