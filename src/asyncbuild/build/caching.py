@@ -58,12 +58,12 @@ class CachePolicy:
 class Export:
     """A place that results are exported to: who writes the entries, and where their blobs go.
 
-    Without a destination they are needed in our own store, where ``fetch`` brings them.
+    Without a destination they are needed in our own store, where ``fetch`` brings what the target lacks.
     """
 
     target: CacheTarget
     destination: Destination | None
-    fetch: Callable[[Descriptor, Reference | None], Awaitable[Path]]
+    fetch: Callable[[Descriptor, Reference | None], Awaitable[object]]
     everything: bool
 
 
@@ -137,7 +137,9 @@ class Cache:
                 ):
                     hits[key] = answer
                 elif answer is Absence.UNAVAILABLE:
-                    self._warn(source.name, f"cache {source.name} does not answer for some steps")
+                    why = f": {source.trouble}" if source.trouble else ""
+                    text = f"cache {source.name} does not answer for some steps{why}"
+                    self._warn(source.name, text)
         return hits
 
     async def ask(self, keys: tuple[StepKey, ...], *, packed: bool, quick: bool = False) -> Found:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from asyncbuild.build.gate import SourceGate
 from asyncbuild.build.run_options import RunOptions
+from asyncbuild.cache.objects import ObjectPlace
 from asyncbuild.image.config import ImageConfig
 from asyncbuild.image.manifest import Manifest
 from asyncbuild.image.platform import Platform
@@ -26,7 +27,8 @@ TWO_WEEKS = 14 * 24 * 3600.0
 @dataclass(frozen=True, slots=True)
 class CachePlace:
     """A cache: in a registry (``reference``; its tag is the scope, ``fallbacks`` are scopes that are read
-    too), in a directory (``path``), or, with neither, in the image that is built (inline).
+    too), in a directory (``path``), in a store of ``objects``, or, with none of them, in the image that is
+    built (inline).
 
     ``everything`` (mode=max) exports the layers of all stages, else only those of the image.
     """
@@ -35,11 +37,12 @@ class CachePlace:
     path: Path | None = None
     fallbacks: tuple[str, ...] = ()
     everything: bool = False
+    objects: ObjectPlace | None = None
 
     @property
     def inline(self) -> bool:
         """Whether the image itself is the cache."""
-        return self.reference is None and self.path is None
+        return self.reference is None and self.path is None and self.objects is None
 
 
 @dataclass(frozen=True, slots=True)

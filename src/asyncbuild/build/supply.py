@@ -19,11 +19,13 @@ from asyncbuild.build.fetching import Fetch
 from asyncbuild.build.futures import Future
 from asyncbuild.build.growing import GrowingFile, verify_blob
 from asyncbuild.build.job import Job
+from asyncbuild.build.object_fetch import ObjectFetch
 from asyncbuild.build.resolving import BaseImage, Resolver
 from asyncbuild.build.streams import Streams
 from asyncbuild.build.turns import Turns
 from asyncbuild.build.warmed import WarmedImages
 from asyncbuild.build.waves import decided, is_pattern, waves
+from asyncbuild.cache.objects import ObjectCache, ObjectsFailed
 from asyncbuild.cache.results import CachedLayer, CacheLost
 from asyncbuild.errors import IntegrityError, LayerError, RegistryError, StoreError
 from asyncbuild.image.digest import DiffId, Digest
@@ -79,6 +81,8 @@ class Supply:
         """Told when all layers of an image are here."""
         self.alternates: list[Path] = list(resolver.layouts.values())
         """OCI layouts of others whose blobs may be read (and are verified like a registry's)."""
+        self.object_caches: list[ObjectCache] = []
+        """Caches in object stores: each has the blobs of the hits that it gave."""
 
     def _flight(
         self, key: Hashable, label: str, work: Callable[..., Awaitable[T]], *args: Any
@@ -186,7 +190,7 @@ class Supply:
             raise CacheLost(layer, "it was never packed")
         try:
             return await self.verified_blob(layer.descriptor, layer.origin)
-        except (RegistryError, LayerError, StoreError) as error:
+        except (RegistryError, LayerError, StoreError, ObjectsFailed) as error:
             raise CacheLost(layer, str(error)) from error
 
     async def _assemble(self, image: BaseImage) -> tuple[Path, ...]:
@@ -228,7 +232,7 @@ class Supply:
         )
         try:
             return (await flight.wait()).path
-        except (RegistryError, LayerError) as error:
+        except (RegistryError, LayerError, ObjectsFailed) as error:
             raise CacheLost(layer, str(error)) from error
 
     async def _look(self, image: BaseImage, paths: tuple[str, ...]) -> View:
@@ -283,10 +287,15 @@ class Supply:
             found = await self._at_hand(descriptor)
             if found is not None:
                 return found
-        if origin is None:
+        promised = [cache for cache in self.object_caches if cache.promises(descriptor.digest)]
+        if origin is None and not promised:
             raise StoreError(f"the store has no blob {descriptor.digest}")
         spool = self._job.closed_at_end(GrowingFile(self._store.new_blob(), descriptor.size))
-        self._job.nursery.start_soon(self._download, descriptor, origin, spool)
+        if origin is None:
+            fetch = ObjectFetch(promised[0], descriptor, spool, self._job.reporter)
+            self._job.nursery.start_soon(fetch.run)
+        else:
+            self._job.nursery.start_soon(self._download, descriptor, origin, spool)
         return spool
 
     async def _at_hand(self, descriptor: Descriptor) -> GrowingFile | None:

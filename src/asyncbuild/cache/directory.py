@@ -40,6 +40,8 @@ _INDEX = {"schemaVersion": 2, "manifests": []}
 class DirectoryCache:
     """Both ends of the cache in ``path``; ``store`` has the blobs that are put."""
 
+    trouble = ""
+
     def __init__(self, path: Path, store: Store) -> None:
         self.name = f"directory {path}"
         self._path = path

@@ -75,6 +75,8 @@ class IndexEntry:
 class RegistryCache:
     """Both ends of the cache at ``reference``: its tag is the scope, ``fallbacks`` are read too."""
 
+    trouble = ""
+
     def __init__(
         self, client: RegistryClient, reference: Reference, fallbacks: tuple[str, ...] = ()
     ) -> None:

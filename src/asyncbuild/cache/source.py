@@ -1,4 +1,4 @@
-"""Places that remember results: one interface for the store, a directory, a registry, an image."""
+"""Places that remember results: one interface for the store, a directory, a registry, an image, objects."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class CacheSource(Protocol):
     @property
     def name(self) -> str:
         """What people call it."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it did not answer, for people; "" where nothing more is known."""
 
     async def load(self) -> None:
         """Fetch what answers for many keys at once; called once, before any key is known."""

@@ -16,6 +16,7 @@ class StoreCache:
     """Results of builds on this machine; a result whose layers are not all here is a miss."""
 
     name = "this machine"
+    trouble = ""
 
     def __init__(self, store: Store) -> None:
         self._store = store
