@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 
 from asyncbuild.cache.objects import ObjectNames, ObjectsFailed
+from asyncbuild.registry.registries import Registries
 
 
 @dataclass(eq=False)
@@ -23,7 +24,7 @@ class MemoryObjects:
     names: ObjectNames = field(default_factory=ObjectNames)
     name: str = "memory"
 
-    def open(self) -> MemoryObjects:
+    def open(self, registries: Registries) -> MemoryObjects:
         """Itself."""
         return self
 

@@ -54,7 +54,7 @@ class _Places:
         if place.objects is not None:
             if place.objects not in self.objects:
                 self.objects[place.objects] = ObjectCache(
-                    place.objects.open(),
+                    place.objects.open(self._job.registries),
                     place.objects.names,
                     self._job.store,
                     self._policy.distrusted,

@@ -26,6 +26,7 @@ from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.records import dataclass
+from asyncbuild.registry.registries import Registries
 from asyncbuild.store.store import Store
 
 PATIENCE = 20.0
@@ -91,8 +92,8 @@ class ObjectPlace(Protocol):
     def names(self) -> ObjectNames:
         """How they are called there."""
 
-    def open(self) -> ObjectStore:
-        """The store itself; sends nothing yet."""
+    def open(self, registries: Registries) -> ObjectStore:
+        """The store itself; sends nothing yet. `Registries.service` has the connections."""
 
     def __hash__(self) -> int: ...
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 import trio
@@ -38,6 +39,7 @@ from asyncbuild.registry.transport import (
     FixedLink,
     Link,
     Network,
+    PoolTransport,
     SocketLink,
     Timeouts,
 )
@@ -87,6 +89,7 @@ class Registries:
         self._clients: dict[str, RegistryClient] = {}
         self._hosts: dict[tuple[str, HostSettings], Host] = {}
         self._callers: dict[tuple[str, HostSettings, str, bool], Caller] = {}
+        self._services: dict[str, Wire] = {}
         self._dead: set[str] = set()
         self._trusts: dict[TrustSettings, Trust] = {}
         self._proxies = Proxies.from_environment(chosen.environ)
@@ -99,6 +102,25 @@ class Registries:
             ways = _Ways(self, registry)
             self._clients[registry] = RegistryClient(registry, ways, self.settings.timeouts)
         return self._clients[registry]
+
+    def service(self, url: str) -> Wire:
+        """A wire to a service that is no registry, and to where it leads; closed with the registries.
+
+        Proxies and trust are those of registries; of the settings of hosts the authorities count.
+        """
+        host = urlsplit(url).netloc
+        if host not in self._services:
+            settings = self.settings
+            transport = settings.transport or self._plain_transport(host)
+            self._services[host] = Wire(
+                transport, settings.timeouts, settings.on_request, self._user_agent, settings.pace
+            )
+        return self._services[host]
+
+    def _plain_transport(self, host: str) -> PoolTransport:
+        files = self.settings.hosts.get(host, self.settings.others).ca_files
+        trust = TrustSettings.from_environment(self.settings.environ, extra_files=files)
+        return PoolTransport(Network(self._trusts.setdefault(trust, Trust(trust)), self._proxies))
 
     async def dial(self, registry: str) -> None:
         """Open a connection to where ``registry`` is asked first (and to its token service, if it is
@@ -118,7 +140,7 @@ class Registries:
         total = Statistics()
         for host in self._hosts.values():
             total += host.wire.statistics + Statistics(connections=host.link.connections)
-        return total
+        return sum((wire.statistics for wire in self._services.values()), total)
 
     def rate_limits(self) -> Mapping[str, RateLimit]:
         """What hosts said last of their rate limits, by host."""
@@ -191,6 +213,8 @@ class Registries:
         """Close every connection; takes no time, also while the task is being cancelled."""
         for host in self._hosts.values():
             await host.wire.aclose()
+        for wire in self._services.values():
+            await wire.aclose()
 
     async def __aenter__(self) -> Self:
         return self
