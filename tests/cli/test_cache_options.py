@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 
 import pytest
 
+from asyncbuild.cache.buckets import BucketPlace
 from asyncbuild.cli.cache_options import read_cache_options, read_mount_places
 from asyncbuild.errors import UsageError
+from support.cache_arguments import given
 
 GITHUB = {"GITHUB_REF_NAME": "7/merge", "GITHUB_HEAD_REF": "feature/a b", "GITHUB_BASE_REF": "v2"}
 GITLAB = {"CI_COMMIT_REF_SLUG": "fix", "CI_DEFAULT_BRANCH": "trunk"}
 USUAL = ("main", "master")
-
-
-def given(**more: object) -> argparse.Namespace:
-    """Options of a build that speak of caches."""
-    lists = dict.fromkeys(("cache_from", "cache_to", "no_cache_filter", "tag"), ())
-    texts = dict.fromkeys(("cache_repo", "cache_ttl"), "")
-    return argparse.Namespace(**{**lists, **texts, "no_cache": False, **more})
 
 
 def place(text: str, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...], bool]:
@@ -96,3 +90,94 @@ def test_wrong_places_of_mounts(text: str) -> None:
     """What has no meaning is refused."""
     with pytest.raises(UsageError):
         read_mount_places("--cache-mount-to", [text])
+
+
+OWN_SERVER = (
+    "type=s3,bucket=b,prefix=p/,name=x;y,endpoint_url=https://s3.test:9000,use_path_style=true,"
+    "manifests_prefix=m,blobs_prefix=l/,touch_refresh=24h,upload_parallelism=4"
+)
+BUCKETS = [
+    ("type=s3,bucket=b,region=r", {}, "s3://b", ("r", "", False), ("manifests/buildkit/",)),
+    ("type=s3", {"AWS_BUCKET": "b", "AWS_REGION": "r"}, "s3://b", ("r", "", False), None),
+    (
+        OWN_SERVER,
+        {"AWS_REGION": ""},
+        "s3://b/p",
+        ("", "https://s3.test:9000", True),
+        ("m/x/", "m/y/"),
+    ),
+    (
+        "type=azblob,account_url=https://acc.blob.core.windows.net,name=x",
+        {},
+        "az://buildkit-cache",
+        ("", "https://acc.blob.core.windows.net", False),
+        ("manifests/x/",),
+    ),
+    (
+        "type=azblob",
+        {
+            "BUILDKIT_AZURE_STORAGE_ACCOUNT_URL": "https://a.test",
+            "BUILDKIT_AZURE_STORAGE_CONTAINER": "c",
+        },
+        "az://c",
+        ("", "https://a.test", False),
+        None,
+    ),
+    ("type=gcs,bucket=b,prefix=a/b", {}, "gs://b/a/b", ("", "", False), None),
+]
+
+
+@pytest.mark.parametrize(("text", "environ", "name", "more", "entries"), BUCKETS)
+def test_buckets(
+    text: str,
+    environ: Mapping[str, str],
+    name: str,
+    more: tuple[str, str, bool],
+    entries: tuple[str, ...] | None,
+) -> None:
+    """BuildKit's words and variables; reading and writing one place is one place."""
+    texts = [text, f"{text},mode=max"]
+    written = read_cache_options(given(cache_from=[text], cache_to=texts), environ)
+    least, most = written.targets
+    assert (least.everything, most.everything) == (False, True)
+    found = least.objects
+    assert isinstance(found, BucketPlace)
+    assert written.sources[0].objects == most.objects == found
+    assert hash(most.objects) == hash(found)
+    assert not least.inline
+    assert str(found) == name
+    assert (found.region, found.endpoint, found.path_style) == more
+    assert entries in (None, found.names.entries)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("type=s3", "needs bucket="),
+        ("type=gcs,name=x", "needs bucket="),
+        ("type=azblob", "needs account_url="),
+        ("type=s3,bucket=b,secret_access_key=hush", "secret_access_key must not"),
+        ("type=s3,bucket=b,session_token=hush", "session_token must not"),
+        ("type=azblob,account_url=https://a.test/?sig=hush", "must not have a token"),
+        ("type=s3,bucket=b,endpoint_url=https://u:hush@h", "must not have a token"),
+        ("type=s3,bucket=b,endpoint_url=s3.test", "must be a URL"),
+        ("type=s3,bucket=b,use_path_style=hush", "must be true or false"),
+        ("type=s3,bucket=b,name=a/b", "must be a name"),
+        ("type=s3,bucket=b,container=c", "container is not known"),
+        ("type=s3,bucket=b,mode=all", "must be min or max"),
+    ],
+)
+def test_buckets_that_are_none(text: str, message: str) -> None:
+    """What is missing or wrong is said; a secret on the command line is refused, and not repeated."""
+    with pytest.raises(UsageError, match=message) as caught:
+        read_cache_options(given(cache_to=[text]), {})
+    if "true or false" not in message:
+        assert "hush" not in caught.value.render()
+
+
+def test_buckets_without_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says how it is installed."""
+    monkeypatch.setattr("asyncbuild.cli.bucket_options.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="obstore") as caught:
+        read_cache_options(given(cache_to=["type=s3,bucket=b"]), {})
+    assert "asyncbuild[buckets]" in str(caught.value.hint)

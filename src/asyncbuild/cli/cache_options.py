@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asyncbuild.cli.bucket_options import bucket_place
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.output.attributes import parse_attributes, split_fields
@@ -142,13 +143,18 @@ def _place(option: str, text: str, environ: Mapping[str, str], beside: str) -> C
             if not path:
                 raise UsageError(f"{option} {text}: type=local needs {key}=DIRECTORY")
             return CachePlace(path=Path(path), everything=everything)
+        case "s3" | "azblob" | "gcs":
+            everything = _mode(option, pairs)
+            return CachePlace(
+                objects=bucket_place(option, kind, pairs, environ), everything=everything
+            )
         case "inline" if option == "--cache-to":
             _refuse_rest(option, pairs)
             return CachePlace()
         case _:
             raise UsageError(
                 f"{option}: type={kind} is not supported",
-                hint="use type=registry, type=local or (to) type=inline",
+                hint="use type=registry, type=local, s3, azblob, gcs or (to) type=inline",
             )
 
 
