@@ -153,6 +153,8 @@ def test_who_does_not_answer_is_not_asked_again(store: Store) -> None:
         objects.asked.clear()
         assert set((await cache.look_up([key(2)])).values()) == {Absence.UNAVAILABLE}
         assert await cache.listing(DiffId.of(b"")) is None
+        with pytest.raises(ObjectsFailed, match="20 s"):
+            await cache.put((key(3),), result())
         assert objects.asked == []
         assert "20 s" in cache.trouble
 

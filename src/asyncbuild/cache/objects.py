@@ -30,7 +30,8 @@ from asyncbuild.registry.registries import Registries
 from asyncbuild.store.store import Store
 
 PATIENCE = 20.0
-"""Seconds that one wave of look-ups, or a listing, may take; then the cache is not asked any more."""
+"""Seconds that one wave of look-ups, or a listing, may take; then the cache is neither asked nor
+written any more."""
 _PROBES = 32
 _UPLOADS = 4
 
@@ -177,6 +178,8 @@ class ObjectCache:
 
         A key that leads to the same layers already is left as it is, unless it was written earlier.
         """
+        if not self._answers:
+            raise ObjectsFailed(f"{self.name}: {self.trouble}")
         going = [key for key in keys if not self._has(key, result)]
         failures: list[ObjectsFailed] = []
 
