@@ -102,8 +102,13 @@ def test_the_action_passes_what_it_takes() -> None:
     """Each input reaches the script, which uses it; each option of the script exists."""
     action = load(DEPLOY / "github/action.yml")
     script = (DEPLOY / "github/build.sh").read_text()
-    (step,) = action["runs"]["steps"]
+    runtime, step = action["runs"]["steps"]
     variables = {f"INPUT_{name.upper().replace('-', '_')}" for name in action["inputs"]}
+    service = {"ACTIONS_RESULTS_URL": "url", "ACTIONS_RUNTIME_TOKEN": "token"}
+    for name, output in service.items():
+        assert step["env"].pop(name) == f"${{{{ steps.runtime.outputs.{output} }}}}"
+        assert f"setOutput('{output}'" in runtime["with"]["script"]
+        assert f"process.env.{name}" in runtime["with"]["script"]
     assert set(step["env"]) == variables
     for name, value in step["env"].items():
         assert value == f"${{{{ inputs.{name.removeprefix('INPUT_').lower().replace('_', '-')} }}}}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from asyncbuild.cache.buckets import BucketPlace
+from asyncbuild.cache.github import GithubPlace
 from asyncbuild.cli.cache_options import read_cache_options, read_mount_places
 from asyncbuild.errors import UsageError
 from support.cache_arguments import given
@@ -181,3 +182,50 @@ def test_buckets_without_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="obstore") as caught:
         read_cache_options(given(cache_to=["type=s3,bucket=b"]), {})
     assert "asyncbuild[buckets]" in str(caught.value.hint)
+
+
+JOB = {"ACTIONS_RESULTS_URL": "https://results.example/", "ACTIONS_RUNTIME_TOKEN": "t"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        ("type=gha", JOB, GithubPlace("https://results.example/", "t", "buildkit", 600)),
+        ("type=gha", {}, GithubPlace()),
+        (
+            "type=gha,scope=app,timeout=2m,ignore-error=true,version=2,repository=a/b,ghtoken=x",
+            {"ACTIONS_CACHE_URL": "http://old.example", "ACTIONS_RUNTIME_TOKEN": "t"},
+            GithubPlace("http://old.example", "t", "app", 120),
+        ),
+        (
+            "type=gha,url=http://one.example,url_v2=http://two.example,token=mine",
+            JOB,
+            GithubPlace("http://two.example", "mine"),
+        ),
+    ],
+)
+def test_the_cache_of_github(text: str, environ: Mapping[str, str], expected: GithubPlace) -> None:
+    """BuildKit's keys, else the job's variables."""
+    read = read_cache_options(given(cache_from=[text], cache_to=[f"{text},mode=max"]), environ)
+    assert [place.objects for place in (*read.sources, *read.targets)] == [expected] * 2
+    assert [place.everything for place in (*read.sources, *read.targets)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "type=gha,token=s3cret,version=1",
+        "type=gha,token=s3cret,ignore-error=perhaps",
+        "type=gha,token=s3cret,timeout=soon",
+        "type=gha,token=s3cret,mode=all",
+        "type=gha,token=s3cret,ref=a",
+        f"type=gha,token=s3cret,scope={'x' * 300}",
+        'type=gha,token=s3cret,"scope',
+        "type=gha,token=s3cret,scope",
+    ],
+)
+def test_wrong_caches_of_github(text: str) -> None:
+    """They are refused in words that do not show the token."""
+    with pytest.raises(UsageError) as caught:
+        read_cache_options(given(cache_to=[text]), JOB)
+    assert "s3cret" not in caught.value.render()

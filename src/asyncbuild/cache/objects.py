@@ -260,13 +260,22 @@ class ObjectCache:
 
     async def _put_blob(self, blob: Descriptor) -> None:
         async with self._sending.setdefault(blob.digest, trio.Lock()):
-            if blob.digest in self._sent or await self.has_blob(blob):
+            if blob.digest in self._sent or await self._is_there(blob):
                 return
             async with self._uploads:
                 await self._objects.put(
                     self._names.blob(blob.digest), self._store.blob_path(blob.digest)
                 )
             self._sent.add(blob.digest)
+
+    async def _is_there(self, blob: Descriptor) -> bool:
+        """Whether the layer need not be sent. That a hit named it is not enough: it may be gone since."""
+        if str(blob.digest) in self._distrusted:
+            return False
+        if await self._objects.exists(self._names.blob(blob.digest)):
+            self._sent.add(blob.digest)
+            return True
+        return False
 
     def _give_up(self) -> None:
         self._answers = False

@@ -128,7 +128,7 @@ def _place(option: str, text: str, environ: Mapping[str, str], beside: str) -> C
 
     if "=" not in text:
         return _registry(option, {"ref": text}, environ)
-    pairs = dict(parse_attributes(text))
+    pairs = _pairs(option, text)
     kind = pairs.pop("type", "registry")
     match kind:
         case "registry":
@@ -148,13 +148,15 @@ def _place(option: str, text: str, environ: Mapping[str, str], beside: str) -> C
             return CachePlace(
                 objects=bucket_place(option, kind, pairs, environ), everything=everything
             )
+        case "gha":
+            return _github(option, pairs, environ)
         case "inline" if option == "--cache-to":
             _refuse_rest(option, pairs)
             return CachePlace()
         case _:
             raise UsageError(
                 f"{option}: type={kind} is not supported",
-                hint="use type=registry, type=local, s3, azblob, gcs or (to) type=inline",
+                hint="use type=registry, local, gha, s3, azblob, gcs or (to) type=inline",
             )
 
 
@@ -181,6 +183,44 @@ def _registry(option: str, pairs: dict[str, str], environ: Mapping[str, str]) ->
     others += _FALLBACKS if branch else ()
     fallbacks = tuple(name for name in dict.fromkeys(others) if name not in ("", named.tag))
     return CachePlace(named, fallbacks=fallbacks, everything=everything)
+
+
+def _pairs(option: str, text: str) -> dict[str, str]:
+    try:
+        return dict(parse_attributes(text))
+    except UsageError:
+        if "token" not in text.lower():
+            raise
+    raise UsageError(
+        f"{option}: it is not written like type=gha,key=value"
+    )  # the token is not shown
+
+
+def _github(option: str, pairs: dict[str, str], environ: Mapping[str, str]) -> CachePlace:
+    """BuildKit's keys. Where the job's variables are missing there is no cache, which is no error."""
+    from asyncbuild.build.request import CachePlace  # noqa: PLC0415
+    from asyncbuild.cache.github import LONGEST_SCOPE, GithubPlace, quoted  # noqa: PLC0415
+
+    everything = _mode(option, pairs)
+    if pairs.pop("version", "2") != "2":
+        hint = "GitHub switched version 1 of its cache service off in 2025"
+        raise UsageError(f"{option}: version= must be 2", hint=hint)
+    if pairs.pop("ignore-error", "true") not in ("true", "false"):
+        raise UsageError(f"{option}: ignore-error= must be true or false")
+    urls = [pairs.pop(name, "") for name in ("url_v2", "url")]
+    urls += [environ.get(name, "") for name in ("ACTIONS_RESULTS_URL", "ACTIONS_CACHE_URL")]
+    token = pairs.pop("token", "") or environ.get("ACTIONS_RUNTIME_TOKEN", "")
+    place = GithubPlace(next(filter(None, urls), ""), token)
+    if scope := pairs.pop("scope", ""):
+        place = replace(place, scope=scope)
+    if timeout := pairs.pop("timeout", ""):
+        place = replace(place, seconds=duration(timeout))
+    for name in ("repository", "ghtoken"):  # BuildKit asks GitHub's API what there is: we need not
+        pairs.pop(name, None)
+    _refuse_rest(option, pairs)
+    if len(quoted(place.scope)) > LONGEST_SCOPE:
+        raise UsageError(f"{option}: scope= is too long")
+    return CachePlace(everything=everything, objects=place)
 
 
 def _as_tag(text: str) -> str:
