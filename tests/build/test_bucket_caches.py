@@ -187,6 +187,7 @@ def test_faults_are_warnings(shm_path: Path, buckets: Buckets, status: int) -> N
     told = "\n".join(one.warnings)
     assert "s3://ours/team/x does not answer" in told
     assert "could not be exported" in told
+    assert (": Refused" in told, "<" in told) == (True, False)
     assert SECRET not in told
     assert "AWS4" not in told
     buckets.fails = lambda method, path: status if "/blobs/" in path and method == "GET" else 0

@@ -192,10 +192,12 @@ def _may_be_plain(place: BucketPlace) -> bool:
 
 
 def _without_secrets(text: str) -> str:
-    """The first line of a message, without the queries of URLs (signatures) and what is secret in the
-    environment.
+    """The first line of a message and the code of an answer in XML, without the queries of URLs
+    (signatures) and what is secret in the environment.
     """
-    line = re.sub(r"\?[^\s\"')]+", "?…", (text.splitlines() or [""])[0])[:400]
+    code = re.search(r"<Code>([^<]{1,80})</Code>", text)
+    first = (text.splitlines() or [""])[0].partition(": <")[0]
+    line = re.sub(r"(?<=[^\s<])\?[^\s\"')]+", "?…", first)[:400] + (f": {code[1]}" if code else "")
     for name, value in os.environ.items():
         if len(value) >= 6 and _SECRETS.search(name) and not _PUBLIC.search(name):
             line = line.replace(value, "***")
