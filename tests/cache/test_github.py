@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,15 +21,19 @@ from asyncbuild.build import workers as workers_module
 from asyncbuild.build.request import CachePlace
 from asyncbuild.cache import github_service
 from asyncbuild.cache.github import GithubObjects, GithubPlace
+from asyncbuild.cache.github_service import VERSION
 from asyncbuild.cache.objects import ObjectsFailed
 from asyncbuild.image.manifest import Manifest
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.report.events import Outcome, StepFinished, TransferFinished, WarningRaised
-from asyncbuild.testing.faults import Action, Corrupt, Drop, Hang, Respond, Rule, Shorten
+from asyncbuild.testing.faults import Action, Corrupt, Drop, Faults, Hang, Respond, Rule, Shorten
 from asyncbuild.testing.registry_server import serving
 from asyncbuild.testing.registry_transport import DoubleTransport
 from support.builds import Recorder, World, store_faults
-from support.github import SERVICE, SIGNATURE, TOKEN, TWIRP, GithubDouble
+from support.github import SERVICE, SIGNATURE, TOKEN, TWIRP, GithubDouble, Held
+from support.proxy import ForwardProxy, forwarding
+from support.registry import make_tls
 
 DOCKERFILE = """\
 FROM scratch AS made
@@ -58,6 +63,7 @@ class Machine:
         self.directory = directory
         self.count = 0
         self.recorder = Recorder()
+        self.hastens = False  # waiting takes no time; slow processes and threads may be late then
         World.below(directory, self.double).write(FILES)
 
     def build(self, **more: Any) -> str:
@@ -68,7 +74,7 @@ class Machine:
             self.double, self.directory / f"store{self.count}", self.directory / "context"
         )
         request = world.request(DOCKERFILE, "app:1", **more)
-        clock = trio.testing.MockClock(autojump_threshold=0.05)
+        clock = trio.testing.MockClock(autojump_threshold=0.05) if self.hastens else None
         result = trio.run(partial(world.build, request, recorder=self.recorder), clock=clock)
         assert store_faults(world.store) == []
         return str(result.manifest.digest)
@@ -213,6 +219,7 @@ FAULTS: dict[str, Action] = {
 def test_whatever_fails_the_image_is_right(machine: Machine, fault: str, where: str) -> None:
     """From the first request to the last: a warning, without the token, and the image."""
     right = machine.build(**TO)
+    machine.hastens = True
     rule = Rule(FAULTS[fault], "*", where, times=None)
     for more in (FROM, TO, {**FROM, **TO}):
         machine.forget_images()
@@ -227,7 +234,7 @@ def test_whatever_fails_the_image_is_right(machine: Machine, fault: str, where: 
         if fault == "429" and where == TWIRP:
             assert len(struck) <= 32  # what was under way at once, and nothing afterwards
         assert not [text for text in machine.warnings if TOKEN in text or SIGNATURE in text]
-        machine.double.faults.__init__()  # type: ignore[misc]
+        machine.double.faults = Faults()
         machine.double.held.clear()
         machine.build(**TO)
 
@@ -319,7 +326,39 @@ def test_a_block_that_fails_is_a_failure(shm_path: Path, monkeypatch: pytest.Mon
     assert double.keys() == []
 
 
-def test_a_failure_that_passes_is_none(shm_path: Path) -> None:
+def test_numbers_that_were_begun_and_never_ended(shm_path: Path) -> None:
+    """They are passed over, but not for ever."""
+    double = GithubDouble()
+    double.held = [Held(f"asyncbuild/blobs/x#{number}", VERSION) for number in (1, 2, 3)]
+
+    async def use(objects: GithubObjects) -> None:
+        await objects.put("blobs/x", shm_path / "layer")
+        assert await objects.exists("blobs/x")
+        await objects.put("blobs/x", shm_path / "layer")
+        assert double.keys() == ["asyncbuild/blobs/x#4", "asyncbuild/blobs/x#5"]
+        double.held += [Held(f"asyncbuild/blobs/x#{number}", VERSION) for number in range(6, 20)]
+        with pytest.raises(ObjectsFailed, match="keep the numbers"):
+            await objects.put("blobs/x", shm_path / "layer")
+
+    (shm_path / "layer").write_bytes(b"layer")
+    with_objects(double, use)
+
+
+def test_an_entry_that_another_build_has_just_made_is_as_good() -> None:
+    """Between the question and the answer: one entry, and no fault."""
+    double = GithubDouble()
+
+    async def use(objects: GithubObjects) -> None:
+        assert not await objects.exists("results/x")
+        double.held.append(Held("asyncbuild/results/x#1", VERSION, b"theirs", whole=True))
+        await objects.put("results/x", b"ours")
+        assert await objects.get("results/x") == b"theirs"
+
+    with_objects(double, use)
+    assert double.keys() == ["asyncbuild/results/x#1"]
+
+
+def test_a_failure_that_passes_is_none() -> None:
     """Server errors are asked again."""
     double = GithubDouble()
     for path in (TWIRP, "/storage/"):
@@ -330,6 +369,35 @@ def test_a_failure_that_passes_is_none(shm_path: Path) -> None:
         assert await objects.get("results/x") == b"data"
 
     with_objects(double, use)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_proxies_and_authorities_are_those_of_registries(shm_path: Path, *, trusted: bool) -> None:
+    """Through a tunnel of HTTPS_PROXY, and only to a service whose certificate is trusted."""
+    tls = make_tls(shm_path, names=("results.invalid",))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+    double, proxy = GithubDouble(storage=""), ForwardProxy()
+
+    async def main() -> None:
+        async with serving(double, tls=context) as place, forwarding(proxy):
+            host = f"results.invalid:{place.rpartition(':')[2]}"
+            files = (str(tls.ca_file),) if trusted else ()
+            settings = RegistrySettings(
+                hosts={host: HostSettings(ca_files=files)}, environ={"HTTPS_PROXY": proxy.url}
+            )
+            async with Registries(settings) as registries:
+                objects = GithubPlace(f"https://{host}", TOKEN).open(registries)
+                if trusted:
+                    await objects.put("results/x", b"data")
+                    assert await objects.get("results/x") == b"data"
+                else:
+                    with pytest.raises(ObjectsFailed, match="not trusted"):
+                        await objects.exists("results/x")
+                    assert double.log == []
+
+    trio.run(main)
+    assert {line.partition(":")[0] for line in proxy.asked} == {"CONNECT results.invalid"}
 
 
 @pytest.mark.parametrize("fault", [None, FAULTS["401"], FAULTS["500"]], ids=["none", "401", "500"])

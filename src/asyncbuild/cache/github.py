@@ -33,6 +33,8 @@ from asyncbuild.registry.registries import Registries
 
 LONGEST_SCOPE = 256
 """Characters of a scope as it stands in names, which may have 512."""
+_NUMBERS = 8
+"""How many that others began and did not end are passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +124,16 @@ class GithubObjects:
         with self._explained() as service:
             if name not in self._newest:
                 await self._find(service, name)
-            number = self._newest[name] + 1
-            if await service.create(f"{_beginning(name)}{number}", body):
-                self._newest[name] = number
-            elif isinstance(content, Path) and await self._find(service, name) is None:
-                # it is on its way, or whoever began to send it is gone: an entry must not wait for it
-                await service.create(f"{_beginning(name)}{number + 1}", body)
+            before = self._newest[name]
+            for number in range(before + 1, before + 1 + _NUMBERS):
+                if await service.create(f"{_beginning(name)}{number}", body):
+                    self._newest[name] = number
+                    return
+                await self._find(service, name)
+                if self._newest[name] > before:
+                    return
+                # it is on its way, or whoever began it was killed: what names it must not wait for that
+        raise ObjectsFailed(f"{self.name}: others keep the numbers of {name}")
 
     async def _body(self, content: bytes | Path) -> Body:
         if isinstance(content, bytes):
