@@ -169,6 +169,8 @@ class Reference:
         self.layer += 1
         self.named: set[str] = set()
         self.followed: set[str] = set()
+        self.reached: set[str] = set()
+        self.hidden: set[str] = set()
         for member in layer:
             if member.kind == "opaque":
                 self._empty(self._directory(member.path))
@@ -207,6 +209,8 @@ class Reference:
         return Thing(kind, mode, member.number, member.mtime, link, content, self.layer)
 
     def _whiteout(self, path: str) -> None:
+        sure(path not in self.reached)  # by another name: the order within the layer decides
+        self.hidden.add(path)
         thing = self.things.get(path)
         if thing is None:
             return
@@ -264,6 +268,9 @@ class Reference:
         """The real directory that ``path`` means, made if it is missing."""
         real = self._resolve(path)
         parts = real.split("/") if real else []
+        if real != path:
+            self.reached.update("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+            sure(not self.reached & self.hidden)
         for count in range(1, len(parts) + 1):
             up = "/".join(parts[:count])
             thing = self.things.get(up)
@@ -389,6 +396,12 @@ def test_implicit_directories_look_as_below(shm_path: Path) -> None:
     assert not (shm_path / "mend-1/fs/usr/lib/new").exists()
     assert (shm_path / "mend-1/fs/usr/lib").stat().st_uid == 3
     check([BASE, upper])
+
+
+def test_a_hardlink_to_a_file_that_the_same_layer_has_by_another_name(shm_path: Path) -> None:
+    """The file went through a symlink of a lower layer: the new one is linked, not the old one below."""
+    lower = (Member("link", "b", "a"), Member("directory", "a"), Member("file", "a/a"))
+    check([lower, (Member("file", "b/a", number=2), Member("hard", "a/c", "a/a"))])
 
 
 def test_a_hardlink_into_a_lower_layer_is_that_file(shm_path: Path) -> None:

@@ -175,7 +175,7 @@ class _Mending:
                 inside = sorted(self._own.children(path).items(), reverse=True)
                 pending.extend((join(path, name), child) for name, child in inside)
         for path, target in self._links:
-            clone.link(path, self._linked(path, target))
+            clone.link(path, clone.file(target, path) or self._linked(path, target))
         return clone.placed
 
     def _lower(self, path: str) -> Entry | None:
@@ -228,8 +228,18 @@ class _Clone:
             entry = None if node.entry is None else node.entry.moved(real)
             self._put(real, Placed(entry, host=host))
 
+    def file(self, target: str, path: str) -> Placed | None:
+        """What the layer itself has at ``target`` by another name, to be placed at ``path`` too: a tar
+        names a file before the hardlinks to it.
+        """
+        real = join(resolve_links(self._read_link, parent_of(target)), target.rpartition("/")[2])
+        found = self.placed.get(real)
+        if found is None or found.entry is None or found.entry.kind is Kind.DIRECTORY:
+            return None
+        return replace(found, entry=found.entry.moved(path))
+
     def link(self, path: str, file: Placed) -> None:
-        """Put a hardlink to a file of a lower layer where it belongs."""
+        """Put a hardlink to a file of a lower layer, or a moved one, where it belongs."""
         real = join(self._parent(path), path.rpartition("/")[2])
         self._put(real, file)
 
