@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from support.builds import descendants
 from support.cases import describe
 from support.images import Layer, directory, symlink, text
 from support.machine_apt import AptSource, parse_deb822, parse_one_line, read_machine_apt
 from support.pulled import Found
 from support.registry import DockerRegistry, make_tls, running_registry
+from support.running import running_image
 
 
 def test_one_line_sources() -> None:
@@ -74,3 +78,23 @@ def test_registry_with_tls(shm_path: Path) -> None:
     """A client that trusts the registry's authority is answered."""
     with running_registry(shm_path / "registry", tls=make_tls(shm_path / "tls")) as running:
         assert running.call("GET", "/v2/")[0] == 200
+
+
+def test_a_service_ends_with_its_test(shm_path: Path) -> None:
+    """Also one that has another user, to whom nobody tells that its parent is gone."""
+    (shm_path / "bin").mkdir()
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", shm_path / "bin/busybox")
+    script = ["/bin/busybox", "sh", "-c", "echo up; exec /bin/busybox sleep 1000"]
+    shm_path.chmod(0o755)
+    with running_image(shm_path, {"User": "900:900", "Cmd": script}, {}) as line:
+        assert line == "up\n"
+        begun = set(descendants(os.getpid()).values())
+        assert begun
+    assert not {pid for pid in begun if _lives(pid)}
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from support.builds import descendants
 
 
 def command_line(
@@ -76,6 +80,10 @@ def running_image(
     try:
         yield child.stdout.readline()
     finally:
+        # Whoever changes its user loses the signal of its parent's death, so --kill-child is not enough.
+        for pid in descendants(child.pid).values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         child.kill()
         child.wait()
         child.stdout.close()
