@@ -1,4 +1,5 @@
-"""The examples where CI runs: in an ordinary pod, by chroot, and as an ordinary user with many ids or with one.
+"""The examples where CI runs: in an ordinary pod, by chroot and in place, and as an ordinary user with many ids or
+with one.
 
 Those that install Debian's packages take minutes, and are built if ASYNCBUILD_EXAMPLES is ``all``
 (``just examples-elsewhere``). A single id cannot: apt-get and dpkg want other users.
@@ -14,7 +15,7 @@ import pytest
 
 from support.commands import told
 from support.own_image import OwnImage
-from support.pod import Pod
+from support.pod import WITHOUT_CHROOT, Pod
 from support.pulled import pull, unpack
 from support.registry import DockerRegistry
 from support.running import run_image
@@ -23,7 +24,7 @@ from support.users import User
 pytestmark = pytest.mark.integration
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-WAYS = ("pod", "rootless", "single")
+WAYS = ("pod", "inplace", "rootless", "single")
 
 Builder = Callable[..., bytes]
 """Builds an example by its name, with the words of a command line; what was printed."""
@@ -35,17 +36,20 @@ def build(request: pytest.FixtureRequest, registry: DockerRegistry, session_path
     place = session_path / f"examples-{request.param}"
     place.mkdir()
     session_path.chmod(0o755)
-    if request.param == "pod":
+    if request.param in ("pod", "inplace"):
         image: OwnImage = request.getfixturevalue("pod_image")
         (place / "store").mkdir()
         volumes = {"/workspace": EXAMPLES, "/var/lib/asyncbuild": place / "store"}
-        pod = Pod(image, place, volumes, read_only_volumes=frozenset({"/workspace"}))
+        less = {"capabilities": WITHOUT_CHROOT} if request.param == "inplace" else {}
+        pod = Pod(image, place, volumes, read_only_volumes=frozenset({"/workspace"}), **less)
     else:
         user = User.below(place, subordinate=request.param == "rootless")
 
     def run(name: str, *words: str) -> bytes:
         line = ["build", "-t", f"{registry.host}/elsewhere/{name}:1", "--progress", "plain", *words]
-        if request.param == "pod":
+        if request.param == "inplace":
+            line += ["--isolation", "inplace"]
+        if request.param in ("pod", "inplace"):
             done = pod.asyncbuild(*line, f"/workspace/{name}")
         else:
             done = user.asyncbuild(*line, EXAMPLES / name)
@@ -69,7 +73,7 @@ def test_small_examples(
 
 if os.environ.get("ASYNCBUILD_EXAMPLES") == "all":
 
-    @pytest.mark.parametrize("build", ["pod", "rootless"], indirect=True, scope="module")
+    @pytest.mark.parametrize("build", ["pod", "inplace", "rootless"], indirect=True, scope="module")
     def test_packages_and_compilers(
         build: Builder, registry: DockerRegistry, debian_base: str, shm_path: Path
     ) -> None:
