@@ -7,6 +7,7 @@ Those that install Debian's packages take minutes, and are built if ASYNCBUILD_E
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,10 @@ def build(request: pytest.FixtureRequest, registry: DockerRegistry, session_path
         image: OwnImage = request.getfixturevalue("pod_image")
         (place / "store").mkdir()
         volumes = {"/workspace": EXAMPLES, "/var/lib/asyncbuild": place / "store"}
-        less = {"capabilities": WITHOUT_CHROOT} if request.param == "inplace" else {}
-        pod = Pod(image, place, volumes, read_only_volumes=frozenset({"/workspace"}), **less)
+        read_only = frozenset({"/workspace"})
+        pod = Pod(image, place, volumes, read_only_volumes=read_only)
+        if request.param == "inplace":
+            pod = dataclasses.replace(pod, capabilities=WITHOUT_CHROOT)
     else:
         user = User.below(place, subordinate=request.param == "rootless")
 
