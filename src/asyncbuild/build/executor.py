@@ -4,14 +4,14 @@ The narrative: a stage has its outline (what every step means) before anything i
 asked for all of its steps at once; the stage resumes behind the last hit, or begins with what its FROM
 gives. Each step that changes files is executed upon the root so far; what it changes becomes a layer
 while the next step already runs, and that of a COPY behind a RUN is tried before (`foresight`). A linked
-layer that the cache has is put upon the root as it is. When the
-files that a COPY --from brings are known, the cache is asked once more, by their content. How RUN, COPY,
-ADD and WORKDIR work is in `run_step` and `copy_step`.
+layer that the cache has is put upon the root as it is. When the files that a COPY --from brings are
+known, the cache is asked once more, by their content (`known_keys`). What a stage begins upon is in
+`footing`; how RUN, COPY, ADD and WORKDIR work is in `run_step` and `copy_step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,20 +19,18 @@ import trio
 
 from asyncbuild.build.chain import Chain, Made
 from asyncbuild.build.copy_step import copy, foresee, make_working_directory
+from asyncbuild.build.footing import cached_addition, state_upon_base
 from asyncbuild.build.foresight import Foresight, worth_trying
-from asyncbuild.build.futures import Future
 from asyncbuild.build.guess import Guesses, WrongGuess
-from asyncbuild.build.keys import content_key, keys_upon, run_content_key, shows_a_stage
-from asyncbuild.build.listings import chain_of
-from asyncbuild.build.outline import OutlinedStep, StageOutline, layers_and_listed
+from asyncbuild.build.keys import content_key, run_content_key, shows_a_stage
+from asyncbuild.build.known_keys import BELOW, KnownKeys
+from asyncbuild.build.outline import OutlinedStep, StageOutline, has_run
 from asyncbuild.build.recipes import StageKeys, StepKey
 from asyncbuild.build.resolving import BaseImage
-from asyncbuild.build.root import Addition, BaseFiles, Root, Stack
 from asyncbuild.build.run_step import run
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import Change, StageState
 from asyncbuild.build.step import At
-from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import CachedLayer, CacheLost, Hit
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
@@ -76,10 +74,6 @@ async def _execute_outline(session: Session, outline: StageOutline, guesses: Gue
     return state
 
 
-_BELOW = -1
-"""The place of what FROM gives, as that of a step."""
-
-
 class _Walk:
     """A stage on its way: ``done`` counts the steps that changed files, by a hit or by execution."""
 
@@ -88,10 +82,9 @@ class _Walk:
         self._outline = outline
         self._steps = outline.file_steps
         self._published = session.publishes(outline.stage.index)
-        self._keys: Future[StageKeys] = session.keys(outline.stage.index)
+        self._keys = KnownKeys(session, outline)
         self._guesses = guesses
         self.foresight = Foresight(session.job, session.withdraw)
-        self._by_content: dict[int, Key | None] = {}
         self._linked: Mapping[int, Hit] = {}
         self._untold: list[Chain] = []
         self._has_run = False
@@ -110,7 +103,7 @@ class _Walk:
         if base is not None and self._session.looks_inside(self._outline) >= Need.FACTS:
             self._session.listings.known(base)
         if self._session.asks(self._outline.stage):
-            static = await self._keys.wait()
+            static = await self._keys.static()
             found = await self._session.cache.ask(static.steps, packed=self._published)
             self._linked = found.linked
             if found.last is not None:
@@ -151,7 +144,7 @@ class _Walk:
             case StageOutline(stage=stage):
                 return await self._session.stage(stage.index).wait()
             case BaseImage() as base:
-                state = self._on_image(base, ())
+                state = self._upon_base(())
                 need = self._session.looks_inside(self._outline)
                 if need is Need.FACTS:
                     fetch = self._session.listings.fetch_if_unknown
@@ -162,48 +155,20 @@ class _Walk:
             case _:
                 return self._state
 
-    def _on_image(self, base: BaseImage | None, cached: tuple[CachedLayer, ...]) -> StageState:
-        """The base image with cached layers on top; what of it is in the image is published."""
-        session = self._session
-        below = () if base is None else base.layers
-        origin = None if base is None else base.reference
-        layers = [
-            session.existing(CachedLayer(*names, origin=origin), base=True) for names in below
-        ]
-        layers += [session.existing(item) for item in cached if item.packed]
-        if self._published:
-            for layer in layers:
-                session.publish(layer)
-        additions = tuple(_cached_addition(session, item) for item in cached)
-        named_at = self._outline.lowest.stage.location
-        below_all = None if base is None else _files_of(session, base)
-        root = Root(below_all, additions, named_at, self._stack(base, cached))
-        chain = tuple(Made((), cached=item) for item in cached)
-        return replace(self._state, root=root, layers=tuple(layers), chain=chain)
-
-    def _stack(self, base: BaseImage | None, cached: tuple[CachedLayer, ...]) -> Stack | None:
-        """What may be known of the base and of the cached layers up to the last RUN among them, unless a
-        RUN that comes needs all of it; asked for at once if a step that comes looks at it.
-        """
-        later = self._steps[self._cached :]
-        every, listed = layers_and_listed(self._outline, self._cached)
-        if _has_run(later) or every != len(cached):
-            return None
-        stack = self._session.listings.stack(base, cached[:listed])
-        if stack is not None and any(_looks(step.instruction) for step in later):
-            stack.listing()
-        return stack
+    def _upon_base(self, cached: tuple[CachedLayer, ...]) -> StageState:
+        """The base image with the cached layers of the steps so far on top."""
+        return state_upon_base(self._session, self._outline, self._state, cached, self._cached)
 
     def _jump(self, static: StageKeys, place: int, hit: Hit) -> None:
         """Go behind the step at ``place``, whose result is ``hit``."""
         self._cached = place + 1
-        self._state = self._on_image(self._outline.base_image, hit.result.layers)
+        self._state = self._upon_base(hit.result.layers)
         created = hit.result.created
         written = hit.result.written
         chain = [replace(made, created=created, written=written) for made in self._state.chain]
         own = chain if len(chain) == place + 1 else chain[-1:]  # others belong to the stages below
         for step, made in zip(range(place, -1, -1), reversed(own), strict=False):
-            keys = _known(self._keys_at(static, step))
+            keys = self._keys.of(static, step)
             about, linked = self._steps[step].about, static.steps[step].linked_key
             kept = static.steps[step].asked
             chain[chain.index(made)] = replace(
@@ -216,7 +181,7 @@ class _Walk:
     async def _put(self, hit: Hit) -> None:
         """Put a linked layer of the cache upon what is here: it is the same upon anything."""
         session, here, state = self._session, self._done, self._state
-        static = await self._keys.wait()
+        static = await self._keys.static()
         item, created = hit.result.layer, hit.result.created
         layers = state.layers
         if item.packed:
@@ -224,7 +189,7 @@ class _Walk:
             if self._published:
                 session.publish(layers[-1])
         made = Made(
-            _known(self._keys_at(static, here)),
+            self._keys.of(static, here),
             static.steps[here].linked_key,
             cached=item,
             created=created,
@@ -233,7 +198,7 @@ class _Walk:
         )
         self._state = replace(
             state,
-            root=state.root.with_addition(_cached_addition(session, item)),
+            root=state.root.with_addition(cached_addition(session, item)),
             layers=layers,
             chain=(*state.chain, made),
             made_at=max(state.made_at or 0, created),
@@ -248,7 +213,7 @@ class _Walk:
 
     def _tell_cache(self) -> None:
         """Let the cache know what was made, unless it rests on a guess."""
-        follows = _has_run(self._steps[self._done :])
+        follows = has_run(self._steps[self._done :])
         if not self._guesses.pending(run_follows=follows):
             for chain in self._untold:
                 self._session.cache.made(
@@ -261,13 +226,13 @@ class _Walk:
         todo = dict(enumerate(self._steps[self._cached :], self._cached))
         for place in self._linked:
             del todo[place]
-            if _has_run(self._steps[place:]):
+            if has_run(self._steps[place:]):
                 self._session.supply.cached(self._linked[place].result.layer)
         if self._published:
             self._session.reserve_uploads(len(todo))
         for step in todo.values():
             self._session.prefetch(step)
-        if _has_run(self._steps[self._cached :]):
+        if has_run(self._steps[self._cached :]):
             self._session.backends.prepare()
             self._state.root.start()
             for step in worth_trying(self._outline, self._cached):
@@ -282,7 +247,7 @@ class _Walk:
     def _at(self, step: OutlinedStep, place: int) -> At:
         """Where a step is executed, upon what is there now."""
         state = replace(self._state, image=step.image, scope=step.scope)
-        more_runs = _has_run(self._steps[place + 1 :])
+        more_runs = has_run(self._steps[place + 1 :])
         surroundings = (self._session, self._outline.stage, step.step, step.named)
         emptied = step.volumes if self._session.request.volumes_are_lost else frozenset()
         return At(*surroundings, state, self._guesses, self.foresight, more_runs, emptied)
@@ -315,12 +280,12 @@ class _Walk:
     async def _remember(self, place: int, change: Change) -> None:
         """Note what a step made under its keys; by a late key, look whether it was made before."""
         session = self._session
-        static = await self._keys.wait()
+        static = await self._keys.static()
         late = static.steps[place].late and change.changes is not None
         if late and change.changes is not None:
-            upon, step = self._upon(static, place), self._steps[place]
-            self._by_content[place] = await content_key(session, step, upon, change.changes)
-        keys, linked = _known(self._keys_at(static, place)), static.steps[place].linked_key
+            upon, step = self._keys.upon(static, place), self._steps[place]
+            self._keys.learn(place, await content_key(session, step, upon, change.changes))
+        keys, linked = self._keys.of(static, place), static.steps[place].linked_key
         about, kept = self._steps[place].about, static.steps[place].asked
         steady = partial(session.contents.are_steady, change.changes or ChangeSet())
         made = Made(keys, linked, change.layer, change.work, step=about, steady=steady, kept=kept)
@@ -336,10 +301,10 @@ class _Walk:
         upon_a_stage = isinstance(self._outline.base, StageOutline)
         if not upon_a_stage or not self._steps or not chain or not chain[-1].keys:
             return
-        static = await self._keys.wait()
+        static = await self._keys.static()
         if chain[-1].keys[0] != static.base:
-            self._by_content[_BELOW] = chain[-1].keys[0]
-            await self._look_again(static, _BELOW)
+            self._keys.learn(BELOW, chain[-1].keys[0])
+            await self._look_again(static, BELOW)
             self._linked = {at: hit for at, hit in self._linked.items() if at >= self._cached}
 
     async def _look_by_what_is_shown(self, step: OutlinedStep) -> None:
@@ -347,10 +312,10 @@ class _Walk:
         if not shows_a_stage(step):
             return
         session, here = self._session, self._done
-        static = await self._keys.wait()
+        static = await self._keys.static()
         await session.goes_on()
-        shown = await run_content_key(session, step, self._upon(static, here))
-        self._by_content[here] = shown.key
+        shown = await run_content_key(session, step, self._keys.upon(static, here))
+        self._keys.learn(here, shown.key)
         await self._look_again(static, here, shown)
 
     async def _look_again(
@@ -359,54 +324,12 @@ class _Walk:
         """The content of the step at ``place`` is known now: what follows may have been made upon the same
         content; or the content of what it is shown: then it may have been made ``itself``.
         """
-        session = self._session
-        rest = await keys_upon(session, self._steps[place + 1 :], self._by_content[place])
-        for offset, item in enumerate(rest, place + 1):
-            self._by_content[offset] = item.key
-        keys, first = (rest, place + 1) if itself is None else ((itself, *rest), place)
-        if session.asks(self._outline.stage):
+        keys, first = await self._keys.behind(place, itself)
+        if self._session.asks(self._outline.stage):
             quick = itself is None  # a RUN is worth a request
-            found = await session.cache.ask(keys, packed=self._published, quick=quick)
+            found = await self._session.cache.ask(keys, packed=self._published, quick=quick)
             if found.last is not None:
                 self._jump(static, first + found.last[0], found.last[1])
-
-    def _upon(self, static: StageKeys, place: int) -> Key | None:
-        """The key of what the step at ``place`` is put upon: by its content, if that is known."""
-        if place == 0:
-            return self._by_content.get(_BELOW, static.base)
-        return self._keys_at(static, place - 1)[0]
-
-    def _keys_at(self, static: StageKeys, place: int) -> tuple[Key | None, ...]:
-        """The keys of one step: by the content of what came before, if that is known, and by inputs."""
-        by_inputs = static.steps[place].key
-        return (self._by_content[place], by_inputs) if place in self._by_content else (by_inputs,)
-
-
-def _files_of(session: Session, base: BaseImage) -> BaseFiles:
-    return BaseFiles(
-        partial(session.supply.root, base),
-        partial(session.supply.has_root, base),
-        partial(session.listings.known, base),
-        partial(session.listings.distrust, chain_of(base)),
-    )
-
-
-def _cached_addition(session: Session, layer: CachedLayer) -> Addition:
-    size = 0 if layer.descriptor is None else layer.descriptor.size
-    return Addition(None, partial(session.supply.cached, layer), size)
-
-
-def _looks(instruction: ins.Instruction) -> bool:
-    """Whether a step that is no RUN looks at what it is put upon."""
-    return not (isinstance(instruction, ins.Copy | ins.Add) and instruction.is_linked)
-
-
-def _has_run(steps: Iterable[OutlinedStep]) -> bool:
-    return any(isinstance(step.instruction, ins.Run) for step in steps)
-
-
-def _known(keys: tuple[Key | None, ...]) -> tuple[Key, ...]:
-    return tuple(dict.fromkeys(key for key in keys if key is not None))
 
 
 async def _change(at: At, instruction: ins.Instruction) -> Change:

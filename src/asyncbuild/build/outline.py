@@ -7,7 +7,7 @@ configuration is known: errors in words show before anything runs, and all cache
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from asyncbuild.build import metadata
 from asyncbuild.build.metadata import ImageState
@@ -85,6 +85,11 @@ class StageOutline:
         base = self.lowest.base
         assert not isinstance(base, StageOutline)
         return base
+
+
+def has_run(steps: Iterable[OutlinedStep]) -> bool:
+    """Whether a RUN is among them."""
+    return any(isinstance(step.instruction, ins.Run) for step in steps)
 
 
 def listed_steps(steps: Sequence[OutlinedStep]) -> int:
