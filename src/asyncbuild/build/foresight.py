@@ -67,13 +67,15 @@ class Foresight:
         return None if tried is None else await tried.wait()
 
     def used(self, step: events.Step, changes: ChangeSet) -> NewLayer | None:
-        """The layer of a step that turned out to make ``changes``, if it was foreseen so."""
-        tried = self._tried.get(step)
+        """The layer of a step that turned out to make ``changes``, if it was foreseen so; else it is taken
+        back.
+        """
+        tried = self._tried.pop(step, None)
         found = None if tried is None else tried.value_nowait()
-        if found is None or found.changes != changes:
-            return None
-        del self._tried[step]
-        return found.layer
+        if found is None or found.changes == changes:
+            return None if found is None else found.layer
+        self._withdraw(found.layer)
+        return None
 
     def close(self) -> None:
         """Take back what no step used."""
