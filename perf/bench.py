@@ -60,6 +60,21 @@ class Stand:
 
 
 @contextlib.contextmanager
+def standing(name: str) -> Iterator[Stand]:
+    """The bases, the folder ``name`` for results, and a place that is gone at the end."""
+    make_bases()
+    results = RESULTS / name
+    for part in ("logs", "requests"):
+        (results / part).mkdir(parents=True, exist_ok=True)
+    scratch = cache_directory() / f"bench-{os.getpid()}"
+    scratch.mkdir(parents=True)
+    try:
+        yield Stand(scratch, results, free_port())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def far_registry(stand: Stand, link: Link, log: Path, holds: Path) -> Iterator[Path]:
     """A registry behind the link at the stand's port that has what ``holds`` (another storage) has; yields
     its storage.
@@ -254,41 +269,42 @@ def machine(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def measured(options: argparse.Namespace, stand: Stand) -> Iterator[Run]:
+    """The runs, interleaved; those for which no time is left are named at the end."""
+    end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    left_out: list[str] = []
+    for group in cases(options):
+        for repeat in range(1, options.repeats + 1):
+            if time.monotonic() > end:
+                left_out += [f"{case.name} #{repeat}" for case in group]
+                continue
+            for case in group:
+                yield run_case(case, stand, repeat)
+    if left_out:
+        print(f"perf: no time for {', '.join(left_out)}", file=sys.stderr)
+
+
 def main(arguments: list[str]) -> int:
     """Run the bench; 1 when a run failed."""
     options = parse_arguments(arguments)
-    make_bases()
-    results = RESULTS / options.name
-    for part in ("logs", "requests"):
-        (results / part).mkdir(parents=True, exist_ok=True)
-    scratch = cache_directory() / f"bench-{os.getpid()}"
-    scratch.mkdir(parents=True)
-    stand = Stand(scratch, results, free_port())
     facts = machine(options)
     runs: list[Run] = []
-    end = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
-    left_out: list[str] = []
-    try:
-        for group in cases(options):
-            for repeat in range(1, options.repeats + 1):
-                if time.monotonic() > end:
-                    left_out += [f"{case.name} #{repeat}" for case in group]
-                    continue
-                for case in group:
-                    runs.append(run_case(case, stand, repeat))
-                    print(runs[-1].line(), file=sys.stderr, flush=True)
-                    if not runs[-1].succeeded and not options.keep_going:
-                        raise SystemExit(f"perf: {case.name} failed, see {results}/logs")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if runs:
-            (results / "results.json").write_text(
-                json.dumps({"machine": facts, "runs": [asdict(run) for run in runs]}, indent=1)
-            )
-            write_results(results, facts, runs, load_bases())
-            print(f"perf: results in {results}", file=sys.stderr)
-        if left_out:
-            print(f"perf: no time for {', '.join(left_out)}", file=sys.stderr)
+    with standing(options.name) as stand:
+        try:
+            for run in measured(options, stand):
+                runs.append(run)
+                print(run.line(), file=sys.stderr, flush=True)
+                if not run.succeeded and not options.keep_going:
+                    raise SystemExit(
+                        f"perf: {run.job} by {run.tool} failed, see {stand.results}/logs"
+                    )
+        finally:
+            if runs:
+                (stand.results / "results.json").write_text(
+                    json.dumps({"machine": facts, "runs": [asdict(run) for run in runs]}, indent=1)
+                )
+                write_results(stand.results, facts, runs, load_bases())
+                print(f"perf: results in {stand.results}", file=sys.stderr)
     return 0 if all(run.succeeded for run in runs) else 1
 
 

@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from perf.bases import cache_directory, make_bases
-from perf.bench import RESULTS, Case, Stand, run_case
-from perf.farsite import Link, free_port
+from perf.bench import Case, run_case, standing
+from perf.farsite import Link
 from perf.jobs import JOBS
 from perf.measure import Cell
 from perf.results import Median, Run, medians
@@ -149,26 +148,17 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run the jobs, interleaved; 1 when a run failed."""
     options = parse_arguments(arguments)
-    make_bases()
-    results = RESULTS / options.name
-    for part in ("logs", "requests"):
-        (results / part).mkdir(parents=True, exist_ok=True)
-    scratch = cache_directory() / f"backends-{time.time_ns()}"
-    scratch.mkdir(parents=True)
     names = options.ways.split(",")
     runs: list[Run] = []
-    try:
-        with pod_image(names, scratch) as image:
-            stand = Stand(scratch, results, free_port())
-            for rtt in options.rtts.split(","):
-                for job in options.jobs.split(","):
-                    for repeat in range(1, options.repeats + 1):
-                        for tool in tools(names, image).values():
-                            case = Case(JOBS[job], tool, Link(float(rtt) / 1000), "cold")
-                            runs.append(run_case(case, stand, repeat))
-                            print(runs[-1].line(), file=sys.stderr, flush=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with standing(options.name) as stand, pod_image(names, stand.scratch) as image:
+        for rtt in options.rtts.split(","):
+            for job in options.jobs.split(","):
+                for repeat in range(1, options.repeats + 1):
+                    for tool in tools(names, image).values():
+                        case = Case(JOBS[job], tool, Link(float(rtt) / 1000), "cold")
+                        runs.append(run_case(case, stand, repeat))
+                        print(runs[-1].line(), file=sys.stderr, flush=True)
+    results = stand.results
     (results / "results.json").write_text(json.dumps([asdict(run) for run in runs], indent=1))
     (results / "table.md").write_text(table(medians(runs)))
     print((results / "table.md").read_text(), end="")
