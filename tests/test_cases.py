@@ -41,35 +41,29 @@ pytestmark = pytest.mark.integration
 CASES = [load_case(path.parent) for path in sorted(Path(__file__).parent.glob("cases/*/case.json"))]
 
 
+WITHOUT_MOUNTS = {
+    "mount-below-read-only": "a mount that is read-only to root",
+    "mount-bind-context": "a mount that is read-only to root",
+    "mount-bind-from-stage": "a mount that is read-only to root",
+    "mount-bind-one-foreign-owner": "a mount that is read-only to root",
+    "mount-cache-read-only": "a mount that is read-only to root",
+    "mount-secret": "a mount that is read-only to root",
+    "mount-tmpfs-size": "a tmpfs with a limit",
+    "run-heredoc-with-mount": "a network namespace",
+    "run-network-none": "a network namespace",
+    "run-security-insecure": "CAP_SYS_ADMIN",
+    "run-shm-size": "a tmpfs with a limit",
+}
+"""What a place that permits no mount and no namespace refuses."""
 NEED_MORE: dict[str, dict[str, str]] = {
     "pod": {
-        "mount-below-read-only": "a mount that is read-only to root",
-        "mount-bind-context": "a mount that is read-only to root",
-        "mount-bind-from-stage": "a mount that is read-only to root",
-        "mount-bind-one-foreign-owner": "a mount that is read-only to root",
-        "mount-cache-read-only": "a mount that is read-only to root",
-        "mount-secret": "a mount that is read-only to root",
-        "mount-tmpfs-size": "a tmpfs with a limit",
+        **WITHOUT_MOUNTS,
         "run-furniture": "a /proc and a /sys",
-        "run-heredoc-with-mount": "a network namespace",
-        "run-network-none": "a network namespace",
-        "run-security-insecure": "CAP_SYS_ADMIN",
         "run-security-sandbox": "a /proc",
-        "run-shm-size": "a tmpfs with a limit",
     },
     "inplace": {
-        "mount-below-read-only": "a mount that is read-only to root",
-        "mount-bind-context": "a mount that is read-only to root",
-        "mount-bind-from-stage": "a mount that is read-only to root",
-        "mount-bind-one-foreign-owner": "a mount that is read-only to root",
-        "mount-cache-read-only": "a mount that is read-only to root",
-        "mount-secret": "a mount that is read-only to root",
-        "mount-tmpfs-size": "a tmpfs with a limit",
-        "run-heredoc-with-mount": "a network namespace",
-        "run-network-none": "a network namespace",
-        "run-security-insecure": "CAP_SYS_ADMIN",
+        **WITHOUT_MOUNTS,
         "run-security-sandbox": "docker's capabilities, of which this pod lacks one",
-        "run-shm-size": "a tmpfs with a limit",
     },
     "rootless": {
         "base-devices-and-attributes": "device nodes in RUN",

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support import pod_profile
 from support.own_image import OwnImage
 
@@ -99,6 +101,22 @@ class Pod:
             pipe = subprocess.PIPE
             with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
                 yield process
+
+    def evicted(self, *words: str) -> int:
+        """The exit code of the image's program, which gets SIGTERM when a RUN has written ``started``."""
+        with self.started(*self.image.config["Entrypoint"], *words) as process:
+            assert process.stderr is not None
+            seen = b""
+            while b"| started" not in seen:
+                piece = process.stderr.readline()
+                assert piece, seen.decode()
+                seen += piece
+            process.terminate()
+            try:
+                process.communicate(timeout=25)
+            except subprocess.TimeoutExpired:
+                pytest.fail("it goes on")
+            return process.returncode
 
     def _specification(
         self, bundle: Path, words: tuple[str, ...], env: Mapping[str, str], cwd: str
