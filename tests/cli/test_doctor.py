@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from asyncbuild.rootfs.isolation import Ability, Place
 from support.commands import COMMAND, asyncbuild, asyncbuild_here, context, told
 from support.isolated import POD
 from support.own_image import OwnImage
-from support.pod import Pod
+from support.pod import WITHOUT_CHROOT, Pod
 from support.registry import DockerRegistry
 from support.users import User
 
@@ -22,7 +23,10 @@ def test_root_is_told_overlay(shm_path: Path) -> None:
     done = asyncbuild_here("doctor", "--store", shm_path / "store")
     assert done.returncode == 0
     assert done.stdout.startswith(b"RUN is executed with: overlay\n")
-    assert b"chroot    possible" in done.stdout
+    assert b"chroot    possible\n" in done.stdout
+    assert (
+        b"rootless  not possible: user: it is for ordinary users, and this is root\n" in done.stdout
+    )
 
 
 def test_a_pod_is_told_what_it_lacks(shm_path: Path) -> None:
@@ -36,7 +40,84 @@ def test_a_pod_is_told_what_it_lacks(shm_path: Path) -> None:
     assert found["backends"]["overlay"]["possible"] is False
     assert "not permitted" in found["backends"]["overlay"]["missing"]["overlay"]
     assert any("CAP_SYS_ADMIN" in text for text in found["backends"]["overlay"]["better"])
-    assert found["auto"] != "overlay"
+    assert found["auto"] == "chroot"
+
+
+POD_ROOT = """\
+RUN is executed with: chroot
+
+  overlay   not possible: overlay: unshare: Operation not permitted; pid-namespace: unshare: Operation not permitted
+            it needs CAP_SYS_ADMIN, and a store on a file system that overlayfs can write to (no overlay)
+  rootless  not possible: user: it is for ordinary users, and this is root
+  chroot    possible, but: RUN has no /proc, and no namespaces of its own; --network=none is refused
+            it would be better with CAP_SYS_ADMIN
+  inplace   possible, if asked for: it replaces everything in /
+
+user 0, without CAP_SYS_ADMIN (capabilities 00000000a80425fb)
+seccomp: filtered; no new privileges: no
+"""
+IN_PLACE = """\
+RUN is executed with: none
+--isolation inplace can execute it, in a container that is thrown away afterwards
+COPY, ADD and metadata need none of what is missing
+"""
+NO_CHROOT = """\
+  chroot    not possible: chroot: Operation not permitted
+            it needs root with CAP_SYS_CHROOT
+  inplace   possible, if asked for: it replaces everything in /
+"""
+
+
+@pytest.mark.integration
+def test_root_of_an_ordinary_pod(pod_image: OwnImage, shm_path: Path) -> None:
+    """The backend, why no better one, and what would give it; it is the one that a build takes."""
+    done = Pod(pod_image, shm_path).asyncbuild("doctor")
+    assert done.returncode == 0, told(done)
+    assert done.stdout.decode().startswith(POD_ROOT), told(done)
+    assert b"--memory and --cpus: no control group can be made here: Read-only file" in done.stdout
+
+
+@pytest.mark.integration
+def test_root_of_a_pod_that_may_not_chroot(pod_image: OwnImage, shm_path: Path) -> None:
+    """Nothing is taken by itself, and what can be asked for is named at once. Where nothing can be written
+    to ``/``, or the pod gives no capability at all, there is no such way.
+    """
+    pod = Pod(pod_image, shm_path, capabilities=WITHOUT_CHROOT)
+    done = pod.asyncbuild("doctor")
+    assert done.returncode == 77, told(done)
+    assert done.stdout.decode().startswith(IN_PLACE), told(done)
+    assert NO_CHROOT in done.stdout.decode(), told(done)
+    held = replace(pod, read_only=True, tmpfs={"/var/lib/asyncbuild": 1 << 24})
+    done = held.asyncbuild("doctor")
+    text = done.stdout.decode()
+    assert done.returncode == 77, told(done)
+    assert text.startswith("RUN is executed with: none\nCOPY, ADD and metadata"), text
+    assert ": Read-only file system\n            it needs a root file system that can be" in text
+    done = replace(pod, capabilities=()).asyncbuild("doctor")
+    text = done.stdout.decode()
+    assert done.returncode == 77, told(done)
+    assert "inplace   not possible: owners: Operation not permitted\n" in text
+    assert text.count("it needs root with CAP_CHOWN, CAP_SETUID and CAP_SETGID\n") == 3
+
+
+@pytest.mark.integration
+def test_root_with_sys_admin_whose_store_is_on_an_overlay(
+    pod_image: OwnImage, shm_path: Path
+) -> None:
+    """A container's own root is no place for a store: it is said, and a volume is the remedy."""
+    pod = Pod(pod_image, shm_path)
+    pod = replace(pod, capabilities=(*pod.capabilities, "CAP_SYS_ADMIN"))
+    done = pod.asyncbuild("doctor")
+    text = done.stdout.decode()
+    assert text.startswith("RUN is executed with: chroot\n"), told(done)
+    assert "overlay   not possible: overlay: mounting an overlay: Invalid argument\n" in text
+    assert (
+        "it needs a store on a file system that overlayfs can write to: a volume, not the" in text
+    )
+    (shm_path / "store").mkdir()
+    with_volume = replace(pod, volumes={"/var/lib/asyncbuild": shm_path / "store"})
+    done = with_volume.asyncbuild("doctor")
+    assert done.stdout.startswith(b"RUN is executed with: overlay\n"), told(done)
 
 
 def test_where_nothing_is_possible_the_exit_code_says_so(shm_path: Path) -> None:
@@ -91,8 +172,9 @@ def test_where_user_namespaces_are_refused(
     done = pod.asyncbuild("doctor", env=env)
     assert done.returncode == 77, told(done)
     text = done.stdout.decode()
-    assert text.startswith("RUN is executed with: none\n")
+    assert text.startswith("RUN is executed with: none\nCOPY, ADD and metadata need none of what")
     assert "not possible: user-namespace: unshare: Operation not permitted" in text
+    assert "inplace   not possible: user: it needs root, and this is not\n" in text
     assert "let this user unshare user namespaces" in text
     name = f"{registry.host}/doctor/none:1"
     done = pod.asyncbuild("build", "-t", name, "/workspace/context", env=env)

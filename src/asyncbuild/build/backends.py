@@ -97,9 +97,9 @@ class Backends:
 
     async def _choose(self) -> Backend:
         place = await trio.to_thread.run_sync(self._probe)
-        if self._wanted is Isolation.ROOTLESS and not _is_inside(place):
+        if self._wanted is Isolation.ROOTLESS and not is_inside(place):
             raise _not_inside(place)
-        ways = [way for way in MAKERS if way is not Isolation.ROOTLESS or _is_inside(place)]
+        ways = [way for way in MAKERS if way is not Isolation.ROOTLESS or is_inside(place)]
         isolation = choose(place, self._wanted, (*ways, Isolation.NONE))
         if isolation is Isolation.NONE:
             raise no_way(place) if self._wanted is Isolation.AUTO else _not_wanted()
@@ -112,7 +112,7 @@ class Backends:
         best = Isolation.ROOTLESS if form() else Isolation.OVERLAY
         if self._wanted in (Isolation.AUTO, best):
             place = self._try(NEEDS[best])
-            if place.permits(best) and (not form() or _is_inside(place)):
+            if place.permits(best) and (not form() or is_inside(place)):
                 return place
         return self._try(())
 
@@ -128,7 +128,7 @@ class Backends:
         self._job.reporter.emit(WarningRaised(text))
 
 
-def _is_inside(place: Place) -> bool:
+def is_inside(place: Place) -> bool:
     """Whether this is root of a user namespace, as the command line makes of an ordinary user."""
     return place.has_sys_admin and form() != ""
 

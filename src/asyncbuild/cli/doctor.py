@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from asyncbuild.build.backends import MAKERS
+from asyncbuild.build.backends import MAKERS, is_inside
 from asyncbuild.cli.places import store_directory
 from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs.cgroups import CannotLimit, Group, Limits
 from asyncbuild.rootfs.isolation import (
-    BETTER,
     Ability,
     Isolation,
     Place,
@@ -47,7 +46,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def findings(place: Place, limits: str | None) -> dict[str, Any]:
     """Everything that was found, as JSON has it. ``limits`` is why no control group can be made."""
-    known = (*MAKERS, Isolation.NONE)
+    known = tuple(way for way in (*MAKERS, Isolation.NONE) if _may_go(place, way))
     auto = choose(place, Isolation.AUTO, known)
     return {
         "auto": str(auto),
@@ -66,23 +65,36 @@ def findings(place: Place, limits: str | None) -> dict[str, Any]:
         },
         "abilities": {str(item): place.refused.get(item) for item in Ability},
         "limits": limits,
-        "backends": {str(way): _backend(place, way, known) for way in _WAYS},
+        "backends": {str(way): _backend(place, way) for way in _WAYS},
     }
 
 
-def _backend(place: Place, way: Isolation, known: tuple[Isolation, ...]) -> dict[str, Any]:
-    missing = place.missing(way)
-    said = {str(need): text for need, text in missing.items()}
-    if way is Isolation.INPLACE and place.objection:
-        said["container"] = place.objection
-    wishes = () if missing else tuple(place.wishes(way))
+def _may_go(place: Place, way: Isolation) -> bool:
+    """Whether a build that this user starts knows the way: root does not become another user's root."""
+    return way is not Isolation.ROOTLESS or place.uid != 0 or is_inside(place)
+
+
+def _backend(place: Place, way: Isolation) -> dict[str, Any]:
+    unfit = _unfit(place, way)
+    missing = {} if unfit else place.missing(way)
+    wishes = {} if unfit or missing else place.wishes(way)
     return {
-        "possible": way in known and not said,
-        "known": way in known,
-        "missing": said,
-        "without": {str(wish): text for wish, text in place.wishes(way).items()},
-        "better": sorted({BETTER[need] for need in (*missing, *wishes) if need in BETTER}),
+        "possible": not unfit and not missing,
+        "known": way in MAKERS,
+        "missing": unfit | {str(need): text for need, text in missing.items()},
+        "without": {str(wish): text for wish, text in wishes.items()},
+        "better": list(place.better((*missing, *wishes))),
     }
+
+
+def _unfit(place: Place, way: Isolation) -> dict[str, str]:
+    """What no ability would change: who this is, and where."""
+    if not _may_go(place, way):
+        return {"user": "it is for ordinary users, and this is root"}
+    if way is not Isolation.INPLACE:
+        return {}
+    user = {"user": "it needs root, and this is not"} if place.uid != 0 else {}
+    return user | ({"container": place.objection} if place.objection else {})
 
 
 def _limits() -> str | None:
@@ -95,6 +107,10 @@ def _limits() -> str | None:
 
 def _text(found: dict[str, Any]) -> Iterator[str]:
     yield f"RUN is executed with: {found['auto']}"
+    if found["auto"] == Isolation.NONE:
+        if found["backends"][_ASKED_FOR]["possible"]:
+            yield f"--isolation {_ASKED_FOR} can execute it, in a container that is thrown away afterwards"
+        yield "COPY, ADD and metadata need none of what is missing"
     yield ""
     for name, backend in found["backends"].items():
         yield from _way_text(name, backend)

@@ -63,10 +63,12 @@ NEEDS: Mapping[Isolation, tuple[Ability, ...]] = {
 }
 """What each way cannot do without."""
 
-SUBSTITUTES: Mapping[Ability, Ability] = {
-    Ability.USER_OVERLAY: Ability.FUSE_OVERLAY,
-    Ability.CHROOT: Ability.USER_CHROOT,
-    Ability.OWNERS: Ability.USER_CHROOT,
+SUBSTITUTES: Mapping[Isolation, Mapping[Ability, Ability]] = {
+    Isolation.ROOTLESS: {Ability.USER_OVERLAY: Ability.FUSE_OVERLAY},
+    Isolation.CHROOT: {
+        Ability.CHROOT: Ability.USER_CHROOT,
+        Ability.OWNERS: Ability.USER_CHROOT,
+    },
 }
 """What does instead of what is missing, if not as well."""
 
@@ -77,6 +79,7 @@ WISHES: Mapping[Isolation, Mapping[Ability, str]] = {
         Ability.SUBORDINATE_IDS: "a single id: RUN knows root alone, and cannot give files to others",
     },
     Isolation.CHROOT: {
+        Ability.PID_NAMESPACE: "RUN has no /proc, and no namespaces of its own",
         Ability.DEVICES: "/dev/null is an empty file in RUN",
         Ability.NETWORK_NAMESPACE: "--network=none is refused",
     },
@@ -101,6 +104,10 @@ BETTER: Mapping[Ability, str] = {
     Ability.OWN_ROOT: "a root file system that can be written to",
 }
 """Who lacks an ability needs this."""
+_A_STORE = (
+    "a store on a file system that overlayfs can write to: a volume, not the root of a container"
+)
+"""Who has CAP_SYS_ADMIN and lacks `Ability.OVERLAY` needs this."""
 
 SYSCTLS = (
     "kernel/unprivileged_userns_clone",
@@ -149,18 +156,29 @@ class Place:
 
     def permits(self, isolation: Isolation) -> bool:
         """Whether everything that this way needs was found."""
-        return isolation is not Isolation.AUTO and all(map(self._has, NEEDS[isolation]))
-
-    def _has(self, need: Ability) -> bool:
-        """Whether it was found, or what does instead of it."""
-        return need in self.able or SUBSTITUTES.get(need) in self.able
+        return isolation is not Isolation.AUTO and not self.missing(isolation)
 
     def missing(self, isolation: Isolation) -> dict[Ability, str]:
-        """What this way needs and the place refuses, with what the system said."""
-        lacking = [need for need in NEEDS[isolation] if not self._has(need)]
-        instead = [SUBSTITUTES[need] for need in lacking if need in SUBSTITUTES]
-        lacking += [item for item in instead if self.uid or item is not Ability.USER_CHROOT]
+        """What this way needs and the place refuses, with what the system said; and what would do."""
+        instead = SUBSTITUTES.get(isolation, {})
+        lacking = [
+            need
+            for need in NEEDS[isolation]
+            if need not in self.able and instead.get(need) not in self.able
+        ]
+        others = [instead[need] for need in lacking if need in instead]
+        lacking += [item for item in others if self.uid or item is not Ability.USER_CHROOT]
         return {need: self.refused.get(need, "not tried") for need in lacking}
+
+    def better(self, lacking: Iterable[Ability]) -> tuple[str, ...]:
+        """What the place would have to give for these, each thing once."""
+        advised = {**BETTER, Ability.OVERLAY: _A_STORE} if self.has_sys_admin else BETTER
+        texts = dict.fromkeys(advised[need] for need in lacking if need in advised)
+        return tuple(
+            text
+            for text in texts
+            if not any(other != text and other.startswith(text) for other in texts)
+        )
 
     def wishes(self, isolation: Isolation) -> dict[Ability, str]:
         """What this way goes without here, and how that is felt."""
@@ -188,15 +206,10 @@ def choose(
     if missing:
         said = "; ".join(f"{need}: {text}" for need, text in missing.items())
         raise IsolationError(
-            f"--isolation {wanted} is not possible here: {said}", hint=advice(missing)
+            f"--isolation {wanted} is not possible here: {said}",
+            hint=f"it needs {' and '.join(place.better(missing))}; see asyncbuild doctor",
         )
     return wanted
-
-
-def advice(missing: Iterable[Ability]) -> str:
-    """What the place would have to give."""
-    wanted = dict.fromkeys(BETTER[need] for need in missing if need in BETTER)
-    return f"it needs {' and '.join(wanted)}; see asyncbuild doctor"
 
 
 def no_way(place: Place) -> IsolationError:

@@ -73,7 +73,10 @@ def _mount_overlay(place: str, more: str) -> None:
     for name in ("low", "up", "work", "root"):
         os.mkdir(name)
     options = f"lowerdir=low,upperdir=up,workdir=work{more}"
-    syscalls.mount(b"overlay", b"root", b"overlay", 0, options.encode())
+    try:
+        syscalls.mount(b"overlay", b"root", b"overlay", 0, options.encode())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "mounting an overlay") from error
     with open("root/file", "w") as file:
         file.write("written")
     os.stat("up/file")
