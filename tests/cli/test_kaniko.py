@@ -26,8 +26,10 @@ from asyncbuild.dockerfile.remote import GitReference, WebFile
 from asyncbuild.errors import UsageError
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.registries import RegistrySettings
+from support import bases
 from support.pulled import inspect_config, pull, unpack
 from support.registry import DockerRegistry
+from support.sources import Commit, Page, WebServer, make_repository
 
 HERE = Path(__file__).parent
 LINES: list[dict[str, Any]] = tomllib.loads((HERE / "kaniko_lines.toml").read_text())["line"]
@@ -83,11 +85,29 @@ class Filled:
         return self.text(value) if isinstance(value, str) else value
 
 
+NAMED = {
+    "registry": "reg.test:5000",
+    "base": "reg.test:5000/base/busybox:latest",
+    "multi": "reg.test:5000/base/multi:latest",
+    "private": "registry.gitlab.example",
+    "user": "gitlab-ci-token",
+    "password": "t0ken",
+    "tls": "registry.corp",
+    "tls_base": "registry.corp/base/busybox:latest",
+    "ca": "/certs/ca.crt",
+    "certificate": "/certs/us.crt",
+    "key": "/certs/us.key",
+    "git": "github.com/acme",
+    "commit": "1d9d5ad3b5a8f1a39b1a2c8b4d3e2f1a0b9c8d7e",
+    "s3": "http://minio:9000",
+}
+"""What the lines name, where nothing is asked for it."""
+
+
 @pytest.mark.parametrize("line", LINES, ids=[line["name"] for line in LINES])
 def test_lines_mean_what_they_say(line: dict[str, Any], context: Path) -> None:
     """Each line is read, without the network, as the request that it means."""
-    variables = {"registry": "reg.test:5000", "base": "reg.test:5000/base/busybox:latest"}
-    filled = Filled(line, {**variables, "context": str(context), "out": "/results"})
+    filled = Filled(line, NAMED | {"context": str(context), "out": "/results"})
     facts: dict[str, Any]
     if filled.program == "warmer":
         given = read_flags(WARMER, filled.words)
@@ -227,31 +247,93 @@ def test_every_flag_is_in_some_line() -> None:
 
 
 RUNS = [line for line in LINES if line.get("run")]
+ANSWER = {"Last-Modified": "Tue, 14 Nov 2023 22:13:20 GMT", "ETag": '"x"'}
+"""What a bucket's server says of an object."""
+
+
+@pytest.fixture(scope="module")
+def places(
+    *,
+    registry: DockerRegistry,
+    auth_registry: DockerRegistry,
+    tls_registry: DockerRegistry,
+    small_bases: Mapping[str, str],
+    web: WebServer,
+    context: Path,
+) -> dict[str, str]:
+    """What the lines name: registries of three kinds, repositories and a bucket on this machine."""
+    bases.busybox_image().push(tls_registry, "base/busybox")
+    tls = tls_registry.tls
+    assert tls is not None
+    packed = subprocess.run(["tar", "-C", context, "-cz", "."], check=True, capture_output=True)
+    web.pages["/builds/ctx/app.tar.gz"] = Page(packed.stdout, headers=ANSWER)
+    return {
+        "registry": registry.host,
+        "base": small_bases["busybox"],
+        "multi": small_bases["multi"],
+        "private": auth_registry.host,
+        "user": auth_registry.username,
+        "password": auth_registry.password,
+        "tls": tls_registry.host,
+        "tls_base": f"{tls_registry.host}/base/busybox:latest",
+        "ca": str(tls.ca_file),
+        "certificate": str(tls.certificate),
+        "key": str(tls.key),
+        "git": f"{web.host}/git/kaniko",
+        "commit": make_repositories(web),
+        "s3": web.base,
+        "context": str(context),
+    }
+
+
+def make_repositories(web: WebServer) -> str:
+    """A shop with a submodule, and an app with a branch; the shop's first commit."""
+    copies = "FROM scratch\nCOPY . /\n"
+    root = web.root / "kaniko"
+    make_repository(root / "parts.git", [Commit({"part": "1"})])
+    inner = {"web/parts": f"{web.base}/git/kaniko/parts.git"}
+    shop = [
+        Commit({"web/Dockerfile": f"{copies}COPY parts/part /part\n"}, submodules=inner),
+        Commit({"web/Dockerfile": "this is a later commit\n"}),
+    ]
+    first, _ = make_repository(root / "shop.git", shop)
+    app = [Commit({"Dockerfile": "not this branch\n"})]
+    make_repository(root / "app.git", [*app, Commit({"Dockerfile": copies}, branch="release")])
+    return first
 
 
 @pytest.fixture
-def variables(
-    registry: DockerRegistry,
-    busybox_base: str,
-    many_layer_base: str,
-    context: Path,
-    shm_path: Path,
-) -> dict[str, str]:
+def variables(places: dict[str, str], many_layer_base: str, shm_path: Path) -> dict[str, str]:
     """What a line may name when it is run."""
     out = shm_path / "out"
     out.mkdir()
-    return {
-        "registry": registry.host,
-        "base": busybox_base,
-        "context": str(context),
-        "out": str(out),
+    return places | {"out": str(out)}
+
+
+def test_thirty_lines_are_run() -> None:
+    """Those which are not name a cloud, a machine's files, or a host with a public certificate."""
+    assert len(RUNS) >= 30
+    rest = {line["name"] for line in LINES if not line.get("run")}
+    assert rest == {
+        "kubernetes: digest as the pod's termination message",
+        "cloud build: a bucket by its old flag",
+        "google: a bucket with a prefix",
+        "azure: a blob with a key",
+        "a tar on a web server",
     }
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("line", RUNS, ids=[line["name"] for line in RUNS])
-def test_lines_run(line: dict[str, Any], variables: dict[str, str], shm_path: Path) -> None:
+def test_lines_run(
+    line: dict[str, Any],
+    variables: dict[str, str],
+    auth_docker_config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shm_path: Path,
+) -> None:
     """Each of these lines builds, and what it pushed and wrote is there."""
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(auth_docker_config / "config.json"))  # skopeo's
     filled = Filled(line, variables)
     done = run(filled, shm_path)
     assert done.returncode == 0, done.stderr
@@ -261,7 +343,7 @@ def test_lines_run(line: dict[str, Any], variables: dict[str, str], shm_path: Pa
         for reference in facts_of(read_flags(EXECUTOR, filled.words), filled.environ)[
             "destinations"
         ]:
-            check_pushed(reference, digest)
+            check_pushed(reference, digest, line.get("architecture", "amd64"))
     written = {**filled.environ, **variables, "digest": digest}
     for name, text in line.get("writes", {}).items():
         found = (Path(variables["out"]) / name).read_bytes()
@@ -288,7 +370,7 @@ def run(filled: Filled, directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def check_pushed(reference: str, digest: str) -> None:
+def check_pushed(reference: str, digest: str, architecture: str = "amd64") -> None:
     """An independent tool finds the image, by that digest."""
     found = subprocess.run(
         [
@@ -304,7 +386,7 @@ def check_pushed(reference: str, digest: str) -> None:
         text=True,
     )
     assert found.stdout.strip() == digest
-    assert inspect_config(reference)["architecture"] == "amd64"
+    assert inspect_config(reference)["architecture"] == architecture
 
 
 @pytest.mark.integration
