@@ -1,69 +1,32 @@
-"""Fetching one blob into a growing file: in one stream, or in ranges side by side.
+"""Fetching one blob into a growing file: in one stream, or in parts side by side.
 
 One stream carries at most its window in each round trip, whatever the link could carry. So a large blob
-is asked for in parts, several at a time, in ascending order: what is there without a gap grows as from one
-stream, and can be unpacked meanwhile. A registry that does not know ranges answers the first part with
-everything; then one stream it is.
+is asked for in parts, as many at a time as `Streams` grants it, in ascending order: what is there without a
+gap grows as from one stream, and can be unpacked meanwhile. All of them ask at once: a round trip to find
+out whether the registry knows ranges would cost more than the few requests that are broken off where it
+does not. There one stream goes on from what has arrived, and the next blob is not asked for in parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import field
 
 import trio
 
 from asyncbuild.build.growing import GrowingFile, write_at
 from asyncbuild.build.outcome import one_error
+from asyncbuild.build.parts import FIRST_PART, PART, Parts
 from asyncbuild.build.streams import Streams
+from asyncbuild.errors import RateLimited, RegistryUnavailable
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.records import dataclass
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.routing import BlobChunks
 
-PART = 8 << 20
-"""Bytes of one range: at 100 ms and 30 MB/s a third of a second, so a request more costs little."""
 WORTH_SPLITTING = 2 * PART
-MAX_STREAMS = 8
 
 OnProgress = Callable[[int], None]
-
-
-@dataclass(slots=True)
-class _Parts:
-    """What is there of each part, and what of the whole is there without a gap."""
-
-    total: int
-    done: list[int] = field(init=False)
-    whole: int = 0  # parts that are complete, from the first on
-    next: int = 0
-
-    def __post_init__(self) -> None:
-        self.done = [0] * -(-self.total // PART)
-
-    def take(self) -> int | None:
-        """The next part that nobody has."""
-        if self.next >= len(self.done):
-            return None
-        self.next += 1
-        return self.next - 1
-
-    def bounds(self, part: int) -> tuple[int, int]:
-        """Its first byte, and the one behind its last."""
-        return part * PART, min((part + 1) * PART, self.total)
-
-    def add(self, part: int, count: int) -> int:
-        """Note ``count`` more bytes of ``part``; the bytes without a gap."""
-        self.done[part] += count
-        while self.whole < len(self.done) and self._is_whole(self.whole):
-            self.whole += 1
-        rest = self.done[self.whole] if self.whole < len(self.done) else 0
-        return min(self.whole * PART, self.total) + rest
-
-    def _is_whole(self, part: int) -> bool:
-        start, end = self.bounds(part)
-        return self.done[part] == end - start
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,50 +44,83 @@ class Fetch:
         """Fetch it all; fails the file's readers with whatever goes wrong, and raises it."""
         try:
             with one_error():
-                if self.descriptor.size < WORTH_SPLITTING or not await self._in_parts():
+                if not (self._is_worth_splitting() and await self._in_parts()):
                     await self._in_one()
         except BaseException as error:
             self.file.fail(error)
             raise
         self.file.finish()
 
+    def _is_worth_splitting(self) -> bool:
+        large = self.descriptor.size >= WORTH_SPLITTING
+        return large and self.client.knows_ranges(self.repository)
+
     async def _in_one(self) -> None:
-        async with self._turn(), self.client.open_blob(self.repository, self.descriptor) as chunks:
-            await self.file.fill(chunks, self.on_progress)
+        """Fetch what is missing behind the bytes that are there without a gap."""
+        start = self.file.size
+        async with (
+            self._turn(min(self.descriptor.size, FIRST_PART)),
+            self.client.open_blob(self.repository, self.descriptor, start=start) as chunks,
+        ):
+            await self.file.fill(chunks, self.on_progress, start)
 
     async def _in_parts(self) -> bool:
         """Fetch part by part; False if the registry turned out not to know ranges."""
-        parts = _Parts(self.descriptor.size)
-        first = parts.take()
-        assert first is not None
+        near = self.client.is_near(self.repository)
+        parts = Parts(self.descriptor.size, PART if near else FIRST_PART)
         with self.file.writing() as descriptor:
             async with trio.open_nursery() as nursery:
-                async with self._turn(), self._open(parts, first) as chunks:
-                    if not chunks.ranged:
-                        return False
-                    for _ in range(min(MAX_STREAMS, len(parts.done)) - 1):
-                        nursery.start_soon(self._stream, parts, descriptor)
-                    await self._copy(parts, first, chunks, descriptor)
-                await self._stream(parts, descriptor)
-        return True
+                count = min(self.streams.count, len(parts))
+                crowd = _Crowd(parts, descriptor, nursery.cancel_scope, count)
+                for _ in range(count):
+                    nursery.start_soon(self._stream, crowd)
+        return parts.complete
 
-    async def _stream(self, parts: _Parts, descriptor: int) -> None:
-        """Fetch one part after the other until nobody has to take any."""
-        while (part := parts.take()) is not None:
-            async with self._turn(), self._open(parts, part) as chunks:
-                await self._copy(parts, part, chunks, descriptor)
+    async def _stream(self, crowd: _Crowd) -> None:
+        """Fetch one part after the other until nobody has to take any.
 
-    def _turn(self) -> AbstractAsyncContextManager[None]:
-        return self.streams.one(self.descriptor.size)
+        A host that has had enough of so many connections says so to some of them: these leave their parts
+        to the others.
+        """
+        while (part := crowd.parts.take()) is not None:
+            try:
+                await self._fetch(crowd, part)
+            except (RateLimited, RegistryUnavailable):
+                crowd.parts.give_back(part)
+                if crowd.present == 1:
+                    raise
+                break
+        crowd.present -= 1
 
-    def _open(self, parts: _Parts, part: int) -> AbstractAsyncContextManager[BlobChunks]:
-        start, end = parts.bounds(part)
-        return self.client.open_blob(self.repository, self.descriptor, start=start, end=end)
+    async def _fetch(self, crowd: _Crowd, part: int) -> None:
+        async with self._turn(crowd.parts.size(part)):
+            start, end = crowd.parts.missing(part)
+            async with self.client.open_blob(
+                self.repository, self.descriptor, start=start, end=end
+            ) as chunks:
+                if not chunks.ranged:
+                    crowd.scope.cancel()
+                await self._copy(crowd, part, chunks)
 
-    async def _copy(self, parts: _Parts, part: int, chunks: BlobChunks, descriptor: int) -> None:
-        position, _ = parts.bounds(part)
+    async def _copy(self, crowd: _Crowd, part: int, chunks: BlobChunks) -> None:
+        position, _ = crowd.parts.missing(part)
         async for chunk in chunks:
-            await trio.to_thread.run_sync(write_at, descriptor, chunk, position, self.file.path)
+            await trio.to_thread.run_sync(
+                write_at, crowd.descriptor, chunk, position, self.file.path
+            )
             position += len(chunk)
-            self.file.advance(parts.add(part, len(chunk)))
-            self.on_progress(sum(parts.done))
+            self.file.advance(crowd.parts.add(part, len(chunk)))
+            self.on_progress(crowd.parts.arrived)
+
+    def _turn(self, load: int) -> AbstractAsyncContextManager[None]:
+        return self.streams.one(self.descriptor.size, self.descriptor.digest, load)
+
+
+@dataclass(slots=True)
+class _Crowd:
+    """The streams of one blob: what they share, and how many of them are left."""
+
+    parts: Parts
+    descriptor: int
+    scope: trio.CancelScope
+    present: int

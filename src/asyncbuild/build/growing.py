@@ -102,10 +102,12 @@ class GrowingFile:
         self.finish()
 
     async def fill(
-        self, chunks: AsyncIterator[bytes], on_progress: Callable[[int], None] = _ignore
+        self,
+        chunks: AsyncIterator[bytes],
+        on_progress: Callable[[int], None] = _ignore,
+        position: int = 0,
     ) -> None:
-        """Write all ``chunks`` to a new file at ``path``."""
-        position = 0
+        """Write all ``chunks`` to the file at ``path``, new or not, from byte ``position`` on."""
         with self.writing() as descriptor:
             async for chunk in chunks:
                 await trio.to_thread.run_sync(write_at, descriptor, chunk, position, self.path)

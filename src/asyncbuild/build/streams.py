@@ -1,46 +1,98 @@
 """Streams: how many downloads are under way at once, and which of those that wait is next.
 
-The largest blob takes longest to come and longest to unpack, so it goes first, with all of its ranges; what
-is small comes beside it and after it, and its slow start costs nothing then.
+The largest blob takes longest to come and longest to unpack, so it goes first; what is small comes beside
+it and after it, and its slow start costs nothing then. A large blob that is alone may have all streams, for
+these are the windows that fill the link; one that is not alone has half of them, so that two processors
+have something to unpack.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from bisect import insort
+from collections import Counter
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
-from heapq import heappop, heappush
+from dataclasses import field
 
 import trio
 
+from asyncbuild.records import dataclass
+
+MAX_LOAD = 96 << 20
+"""Bytes that may be asked for at once. Small parts at first and large ones later: all streams are wanted
+until their windows have opened, and half of them then. More would only lie behind a gap and wait.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """In the queue: for whom, and how many bytes will be asked for."""
+
+    size: int
+    serial: int
+    owner: Hashable
+    load: int
+    granted: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The largest first, then whoever came first."""
+        return -self.size, self.serial
+
 
 class Streams:
-    """At most ``count`` streams at once."""
+    """At most ``count`` streams at once, and at most ``load`` bytes asked for by all of them."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, load: int = MAX_LOAD) -> None:
+        self.count = count
         self._free = count
+        self._load_left = load
+        self._full = load
+        self._share = max(1, count // 2)
         self._serial = 0
-        self._waiting: list[tuple[int, int, trio.Event]] = []
+        self._waiting: list[_Place] = []
+        self._held: Counter[Hashable] = Counter()
 
     @asynccontextmanager
-    async def one(self, size: int) -> AsyncIterator[None]:
-        """Have one stream for a blob of ``size`` bytes until the context ends."""
-        granted = trio.Event()
+    async def one(self, size: int, owner: Hashable, load: int) -> AsyncIterator[None]:
+        """Have one stream until the context ends, for ``load`` of the ``size`` bytes of ``owner``."""
         self._serial += 1
-        heappush(self._waiting, (-size, self._serial, granted))
+        place = _Place(size, self._serial, owner, load)
+        insort(self._waiting, place, key=lambda each: each.rank)
         try:
-            await trio.lowlevel.checkpoint()  # let all that begin together be compared
+            for _ in range(2):  # let all that begin together be compared; parts begin a step later
+                await trio.lowlevel.checkpoint()
             self._grant()
-            await granted.wait()
+            await place.granted.wait()
             yield
         finally:
-            if granted.is_set():
-                self._free += 1
-            granted.set()  # who left while waiting is passed over
+            if place.granted.is_set():
+                self._give_back(place)
+            else:
+                self._waiting.remove(place)
             self._grant()
 
     def _grant(self) -> None:
         while self._free and self._waiting:
-            _, _, granted = heappop(self._waiting)
-            if not granted.is_set():
-                granted.set()
-                self._free -= 1
+            place = self._next()
+            if place.load > self._load_left < self._full:
+                return
+            self._waiting.remove(place)
+            self._free -= 1
+            self._load_left -= place.load
+            self._held[place.owner] += 1
+            place.granted.set()
+
+    def _next(self) -> _Place:
+        """The largest blob's, or the largest's of those that have not had their share."""
+        for place in self._waiting:
+            if self._held[place.owner] < self._share:
+                return place
+        return self._waiting[0]
+
+    def _give_back(self, place: _Place) -> None:
+        self._free += 1
+        self._load_left += place.load
+        self._held[place.owner] -= 1
+        if not self._held[place.owner]:
+            del self._held[place.owner]

@@ -47,8 +47,12 @@ from asyncbuild.store.store import UnpackedLayer
 
 T = TypeVar("T")
 
-MAX_STREAMS = 16
-"""Downloads under way at once: enough for one wave, few enough for one host's connection limits."""
+MAX_STREAMS = 24
+"""Downloads under way at once, of all blobs together: enough for one wave, and for a blob that is alone on
+a far link, whose slow start is a round trip shorter with twice as many. A registry can bear them: its blobs
+lie in storage that is made for ranges, aria2 takes up to 16 connections for each download, and half of ours
+end when the windows are open (`streams`). A host that refuses some is asked over the others (`fetching`).
+"""
 
 
 class Supply:

@@ -49,7 +49,7 @@ def read_registries(
     """
     from asyncbuild.registry.keychain import standard_keychain  # noqa: PLC0415
     from asyncbuild.registry.places import find_files  # noqa: PLC0415
-    from asyncbuild.registry.registries import MAX_TRANSFERS, RegistrySettings  # noqa: PLC0415
+    from asyncbuild.registry.registries import RegistrySettings  # noqa: PLC0415
 
     home = os.path.expanduser("~")
     for file in options.auth_file:
@@ -60,7 +60,7 @@ def read_registries(
         mirrors=_mirrors(options.registry_mirror),
         files=find_files(environ, home, options.certs_dir, options.registries_conf),
         environ=environ,
-        transfers=_count(options.registry_transfers, MAX_TRANSFERS),
+        transfers=_count(options.registry_transfers),
     )
 
 
@@ -112,9 +112,9 @@ def _readable(file: str, what: str) -> None:
         raise InputError(f"{what}: the file cannot be read")
 
 
-def _count(text: str | None, usual: int) -> int:
+def _count(text: str | None) -> int | None:
     if text is None:
-        return usual
+        return None
     if not (text.isascii() and text.isdigit() and int(text)):
         raise UsageError(f"--registry-transfers {text}: it is a number from 1 on")
     return int(text)

@@ -23,7 +23,7 @@ from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest, read_tok
 from asyncbuild.registry.authorize import Authorizer
 from asyncbuild.registry.bodies import Body, BytesBody
 from asyncbuild.registry.challenge import parse_challenges
-from asyncbuild.registry.habits import UploadHabits
+from asyncbuild.registry.habits import DownloadHabits, UploadHabits
 from asyncbuild.registry.hosts import API_ROOT, HostSettings
 from asyncbuild.registry.limits import RateLimit
 from asyncbuild.registry.protocol import (
@@ -132,6 +132,7 @@ class Host:
     uploads: trio.CapacityLimiter
     on_notice: Callable[[str], None]
     habits: UploadHabits = field(default_factory=UploadHabits)
+    reading: DownloadHabits = field(default_factory=DownloadHabits)
     limit: RateLimit | None = None
     _told: bool = False
 
@@ -197,7 +198,13 @@ class Caller:
         self.downloads = host.downloads
         self.uploads = host.uploads
         self.habits = host.habits
+        self.reading = host.reading
         self.patience = patience
+
+    @property
+    def quickest(self) -> float:
+        """Seconds of the quickest answer yet: no round trip takes longer. Infinite before the first one."""
+        return self._wire.quickest
 
     async def open(self, call: Call) -> Answer:
         """The answer with its body unread: the caller reads it to the end or closes it.

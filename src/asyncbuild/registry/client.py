@@ -57,6 +57,7 @@ from asyncbuild.registry.upload import (
 )
 
 _MOST_PAGES = 1000
+_NEAR_SECONDS = 0.015
 SMALL_BLOB_LIMIT = 8 << 20
 _DOCKER_ONLY = "it may know docker's media types only: -o type=image,push=true,oci-mediatypes=false"
 
@@ -201,6 +202,17 @@ class RegistryClient:
         """
         stop = descriptor.size if end is None else min(end, descriptor.size)
         return open_blob(self._ways, repository, Span(descriptor, start, stop))
+
+    def knows_ranges(self, repository: str) -> bool:
+        """Whether to ask for parts of blobs: False once such a request was answered with the whole blob."""
+        return self._first_way(repository).caller.reading.ranges
+
+    def is_near(self, repository: str) -> bool:
+        """Whether an answer has shown that a round trip to where blobs are costs next to nothing."""
+        return self._first_way(repository).caller.quickest < _NEAR_SECONDS
+
+    def _first_way(self, repository: str) -> Way:
+        return self._ways.pull(repository, tag=False)[0]
 
     async def referrers(
         self, repository: str, digest: Digest, artifact_type: str

@@ -68,6 +68,8 @@ class BlobReader:
         try:
             self._inflater = None
             self._skip = self._check(answer)
+            if partial and answer.status == 200:
+                self._caller.reading.ranges = False
         except BaseException:
             await answer.aclose()
             raise

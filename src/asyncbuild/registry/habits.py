@@ -1,4 +1,4 @@
-"""What a registry's uploads turned out to be like, so that the next blob is sent so at once. Pure.
+"""What a registry turned out to be like, so that the next blob is sent or asked for so at once. Pure.
 
 The specification lets a blob be sent in one piece or in chunks; registries in the field take only the one
 or only the other, want to know a length, or stand behind a proxy that lets few bytes through at a time.
@@ -13,6 +13,13 @@ SMALL_REQUEST = 4 << 20
 """Bytes of one request to a registry that refused a larger one."""
 _TOO_LARGE = 413
 _OTHERWISE = frozenset({400, 405, 411, 415, 501})
+
+
+@dataclass(slots=True)
+class DownloadHabits:
+    """``ranges``: a range of a blob is answered with that range alone."""
+
+    ranges: bool = True
 
 
 @dataclass(slots=True)

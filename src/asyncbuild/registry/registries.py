@@ -45,8 +45,9 @@ from asyncbuild.registry.transport import (
 )
 from asyncbuild.registry.wire import NoAnswer, OnRequest, Statistics, Wire, user_agent
 
-MAX_TRANSFERS = 16
-"""Large blobs from, and large blobs to one host at a time."""
+MAX_DOWNLOADS = 24
+MAX_UPLOADS = 16
+"""Large blobs, or parts of them, from and to one host at a time."""
 MIRROR_ATTEMPTS = 2
 
 
@@ -57,9 +58,9 @@ class RegistrySettings:
     ``hosts`` says more of single hosts (by registry name), ``others`` of all that are not among them.
     ``mirrors`` and ``files`` say where images are looked for. ``environ`` is read for SSL_CERT_FILE,
     SSL_CERT_DIR, proxies and UPSTREAM_CLIENT_TYPE. ``realms`` may outlive a build: hosts that are known
-    begin with a token. ``transfers`` large blobs go from and to each host at a time. ``transport``
-    replaces the network, for doubles. ``on_request`` is called at the end of each exchange, ``on_notice``
-    with what a person should know and what stops nothing.
+    begin with a token. ``transfers`` large blobs go from, and as many to, each host at a time; None leaves
+    it to us. ``transport`` replaces the network, for doubles. ``on_request`` is called at the end of each
+    exchange, ``on_notice`` with what a person should know and what stops nothing.
     """
 
     keychain: Keychain = field(default_factory=NoLogins)
@@ -73,7 +74,7 @@ class RegistrySettings:
     pace: Pace = field(default_factory=Pace)
     chance: random.Random = field(default_factory=random.Random)
     realms: Realms = field(default_factory=Realms)
-    transfers: int = MAX_TRANSFERS
+    transfers: int | None = None
     transport: httpx.AsyncBaseTransport | None = None
     on_request: OnRequest | None = None
     on_notice: Callable[[str], None] | None = None
@@ -195,7 +196,8 @@ class Registries:
             settings.realms,
             insecure=host.insecure,
         )
-        downloads, uploads = (trio.CapacityLimiter(settings.transfers) for _ in range(2))
+        downloads = trio.CapacityLimiter(settings.transfers or MAX_DOWNLOADS)
+        uploads = trio.CapacityLimiter(settings.transfers or MAX_UPLOADS)
         return Host(registry, host, wire, link, authorizer, downloads, uploads, self.notice)
 
     def _link(self, registry: str, host: HostSettings) -> Link:

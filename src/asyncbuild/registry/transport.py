@@ -24,7 +24,7 @@ from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.tls import Trust
 
-MAX_CONNECTIONS = 48
+MAX_CONNECTIONS = 56
 """Connections of one registry's client, its token service and blob hosts included."""
 KEEPALIVE_SECONDS = 55.0
 """Shorter than what servers and their load balancers allow (60 s is common)."""

@@ -151,6 +151,7 @@ class Wire:
         self._timeouts = timeouts
         self._on_request = on_request
         self.statistics = Statistics()
+        self.quickest = math.inf
 
     async def send(self, sent: Sent) -> Answer:
         """Send and return the answer with its body unread; the caller closes it.
@@ -171,6 +172,7 @@ class Wire:
         finally:
             upload.close()
         first_byte = trio.current_time()
+        self.quickest = min(self.quickest, first_byte - started)
 
         def finish(received: int, error: str) -> None:
             status = response.status_code
