@@ -25,6 +25,7 @@ ROOMS = {
         "errors",
         "image",
         "layers.changeset",
+        "layers.header",
         "layers.paths",
         "layers.records",
         "dockerfile.ignore",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncbuild.context.archives import is_archive, is_archive_file, is_header
+from asyncbuild.context.archives import is_archive, is_archive_file
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, InlineSource, Kind
+from asyncbuild.layers.header import is_header
 from support.images import Node, make_tar
 from support.sources import archive
 

@@ -689,6 +689,16 @@ def test_every_compression_is_recognised(codec: str, shm_path: Path) -> None:
     assert len((shm_path / "out/f").read_bytes()) == 5000
 
 
+@pytest.mark.parametrize("magic", [b"BZh", b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"])
+def test_a_plain_archive_may_begin_with_any_name(magic: bytes, shm_path: Path) -> None:
+    """The first bytes of an archive are a file's name, and that may be what a codec begins with."""
+    name = magic.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    content = tar(member(name, data=b"x" * 1500))
+    found = unpack_bytes(content, shm_path / "out", cut=[1, 6, 300], diff_id=DiffId.of(content))
+    assert found.diff_id == DiffId.of(content)
+    assert (shm_path / "out" / name).read_bytes() == b"x" * 1500
+
+
 @settings(max_examples=40)
 @given(st.sampled_from(sorted(_CODECS)), st.lists(st.integers(0, 6000), max_size=8))
 def test_chunking_of_the_blob_is_irrelevant(codec: str, cut: list[int]) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
+from asyncbuild.layers.header import is_header
 
 _BLOCK = 512
 _READ = 64 << 10
-_CHECKSUM = slice(148, 156)
 
 
 def _gunzip() -> Any:
@@ -79,18 +79,3 @@ def _head(read: Callable[[int], bytes]) -> bytes:
             break
         data = read(_READ)
     return found[:_BLOCK]
-
-
-def is_header(block: bytes) -> bool:
-    """Whether 512 bytes are a tar header: its checksum is right, of signed bytes or unsigned ones
-    (POSIX pax, "ustar Interchange Format"; old tars summed signed bytes).
-    """
-    if len(block) < _BLOCK:
-        return False
-    try:
-        stated = int(block[_CHECKSUM].strip(b" \0") or b"x", 8)
-    except ValueError:
-        return False
-    rest = block[: _CHECKSUM.start] + block[_CHECKSUM.stop :]
-    unsigned = sum(rest) + 8 * ord(" ")
-    return stated in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, cast
 from isal import igzip_lib, isal_zlib
 
 from asyncbuild.errors import LayerError
+from asyncbuild.layers.header import BLOCK, is_header
 from asyncbuild.records import dataclass
 
 MIB: Final = 1 << 20
@@ -197,8 +198,11 @@ def inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
             break
         head += chunk
     codec = next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
+    if codec is not None:
+        while len(head) < BLOCK and (chunk := next(source, b"")):
+            head += chunk
     whole = _chain(head, source)
-    if codec is None:
+    if codec is None or is_header(head[:BLOCK]):  # a plain tar whose first name begins with "BZh"
         return whole
     if codec == "zstd":
         return _unzstd(whole)

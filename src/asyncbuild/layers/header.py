@@ -237,6 +237,19 @@ def decode_number(field: bytes) -> int:
     return int(digits, 8)
 
 
+def is_header(block: bytes) -> bool:
+    """Whether 512 bytes are a tar header: its checksum is right, of signed bytes or unsigned ones
+    (POSIX pax, "ustar Interchange Format"; old tars summed signed bytes).
+    """
+    if len(block) < BLOCK:
+        return False
+    try:
+        stated = int(block[_CHECKSUM_AT : _CHECKSUM_AT + 8].strip(b" \0") or b"x", 8)
+    except ValueError:
+        return False
+    return _checksum_holds(block, 0, stated)
+
+
 def _checksum_holds(buffer: bytes, start: int, checksum: int) -> bool:
     block = memoryview(buffer)[start : start + BLOCK]
     stored = sum(block[_CHECKSUM_AT : _CHECKSUM_AT + 8])
