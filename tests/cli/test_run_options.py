@@ -12,7 +12,8 @@ import pytest
 
 from asyncbuild.build.run_options import LARGEST_SECRET, RunOptions, Secret, SshSource
 from asyncbuild.cli.arguments import parser
-from asyncbuild.cli.run_options import add_run_options, read_run_options, read_secrets
+from asyncbuild.cli.run_arguments import add_run_options
+from asyncbuild.cli.run_options import read_run_options, read_secrets
 from asyncbuild.dockerfile.mounts import Device
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.rootfs.runspec import Ulimit

@@ -17,13 +17,14 @@ import trio.testing
 
 from asyncbuild.errors import RegistryUnavailable, UsageError
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.client import Fetched, RegistryClient
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.network import SocketBackend
 from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
-from asyncbuild.registry.tls import Trust, TrustSettings
+from asyncbuild.registry.tls import Trust
 from asyncbuild.registry.transport import Timeouts
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.registry.wire import ExchangeRecord, NoAnswer

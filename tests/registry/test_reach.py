@@ -6,10 +6,11 @@ import pytest
 import trio
 
 from asyncbuild.errors import RegistryError, RemoteProtocolError
+from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.network import AddressRefused, SocketBackend
 from asyncbuild.registry.reach import Guard, check_place
-from asyncbuild.registry.tls import Trust, TrustSettings
+from asyncbuild.registry.tls import Trust
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.testing.faults import Respond, Rule, WithHeaders
 from asyncbuild.testing.quirks import Quirks

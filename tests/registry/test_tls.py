@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from asyncbuild.errors import UsageError
-from asyncbuild.registry.tls import Trust, TrustSettings, make_context
+from asyncbuild.registry.authorities import TrustSettings, make_context
+from asyncbuild.registry.tls import Trust
 from support.registry import make_tls
 
 

@@ -8,10 +8,11 @@ import trio
 from asyncbuild import __version__
 from asyncbuild.errors import RegistryError
 from asyncbuild.registry.client import RegistryClient
+from asyncbuild.registry.protocol import USER_AGENT
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
 from asyncbuild.registry.upload import UploadSession
-from asyncbuild.registry.wire import USER_AGENT, ExchangeRecord, Statistics
+from asyncbuild.registry.wire import ExchangeRecord, Statistics
 from asyncbuild.testing.faults import Delay, Drop, Rule
 from asyncbuild.testing.registry import RegistryDouble
 from support.double import HOST, settings_for, with_client

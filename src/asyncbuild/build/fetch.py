@@ -29,9 +29,10 @@ from asyncbuild.errors import AsyncbuildError, FetchFailed, InputError, StoreErr
 from asyncbuild.image.digest import Digest
 from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.records import dataclass
+from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.proxies import Proxies
 from asyncbuild.registry.retry import TEMPORARY_STATUSES, RetryPolicy, retry_after
-from asyncbuild.registry.tls import Trust, TrustSettings
+from asyncbuild.registry.tls import Trust
 from asyncbuild.registry.transport import Network, PoolTransport, Timeouts
 from asyncbuild.registry.wire import Answer, NoAnswer, Sent, Wire
 from asyncbuild.report.events import (

@@ -10,7 +10,7 @@ from asyncbuild.cli.image_arguments import add_image_commands
 from asyncbuild.cli.limits import add_limit_options
 from asyncbuild.cli.policy import add_policy_option
 from asyncbuild.cli.registry_options import add_registry_options
-from asyncbuild.cli.run_options import add_run_options
+from asyncbuild.cli.run_arguments import add_run_options
 from asyncbuild.cli.verify_options import add_verify_option
 
 _BUILD_EXAMPLE = """\

@@ -47,6 +47,7 @@ from asyncbuild.report.metadata import (
 from asyncbuild.rootfs.isolation import Isolation
 
 if TYPE_CHECKING:
+    from asyncbuild.registry.headstart import HeadStart
     from asyncbuild.report.trace import TraceRecorder
 
 _TICK_SECONDS = 0.1
@@ -86,6 +87,7 @@ def build(options: argparse.Namespace) -> int:
     finally:
         reporter.close()
         if trace is not None:
+            _add_early(trace, settings.head_start)
             trace.write(Path(options.trace))
     _write_files(options, request, result, record)
     if not any(output.to_stdout for output in request.outputs):
@@ -102,6 +104,15 @@ def _trace() -> TraceRecorder:
     recorder = TraceRecorder(time.monotonic, start=start, tasks=TaskTrace(time.monotonic, start))
     recorder.add(Span("start-up", "process", 0.0, time.monotonic() - start, "process"))
     return recorder
+
+
+def _add_early(trace: TraceRecorder, head_start: HeadStart | None) -> None:
+    """What was done while this program was imported."""
+    from asyncbuild.report.trace import Span  # noqa: PLC0415 - only for who asks for a trace
+
+    for sent in head_start.log if head_start is not None else ():
+        began, ended = (moment - trace.began for moment in (sent.began, sent.ended))
+        trace.add(Span(sent.what, "head start", began, ended))
 
 
 async def run_build(
@@ -125,7 +136,7 @@ async def run_build(
 
 def read_request(options: argparse.Namespace) -> BuildRequest:
     """The build that the options ask for. Raises `UsageError` and `InputError`."""
-    inputs = read_inputs(options)
+    inputs = getattr(options, "inputs", None) or read_inputs(options)
     tags = tuple(_reference(text) for text in options.tag)
     outputs = tuple(parse_output(text) for text in options.output)
     asked = tuple(item for text in options.annotation for item in parse_annotation_option(text))
@@ -253,7 +264,8 @@ def registry_settings(
         if (spec := parse_output(text)).insecure
         for name in spec.names or request.destinations
     ]
-    return read_registries(options, environ, insecure)
+    settings = read_registries(options, environ, insecure)
+    return replace(settings, head_start=getattr(options, "head_start", None))
 
 
 def _write_files(

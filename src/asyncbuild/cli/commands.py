@@ -42,9 +42,12 @@ def dispatch(words: Sequence[str]) -> int:
 
             return kaniko(words[1:])
         options = arguments.parser().parse_args(words)
-        command = _imported(options.command)
         with ExitStack() as options.closing:
-            return command(options)
+            if options.command == "build" and not (options.call or in_place):
+                from asyncbuild.cli.headstart import prepare  # noqa: PLC0415
+
+                prepare(options, os.environ)
+            return _imported(options.command)(options)
     except AsyncbuildError as error:
         sys.stderr.write(f"\nasyncbuild: {error.render()}\n")
         return error.exit_code

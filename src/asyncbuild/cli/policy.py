@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncbuild.errors import InputError
-from asyncbuild.plan.policy import SourcePolicy
 
 if TYPE_CHECKING:
     from asyncbuild.build.gate import SourceGate
@@ -21,6 +20,7 @@ def add_policy_option(parser: argparse.ArgumentParser) -> None:
 def read_gate(options: argparse.Namespace) -> SourceGate:
     """The gate that the option asks for. Raises `UsageError`, or `InputError` for a missing file."""
     from asyncbuild.build.gate import SourceGate  # noqa: PLC0415 - httpx comes with it
+    from asyncbuild.plan.policy import SourcePolicy  # noqa: PLC0415
 
     file = getattr(options, "policy", None)
     if file is None:

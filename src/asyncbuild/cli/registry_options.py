@@ -56,15 +56,16 @@ def read_registries(
         _readable(file, f"--auth-file {file}")
     return RegistrySettings(
         keychain=standard_keychain(environ, home, files=options.auth_file),
-        hosts=_hosts(options, [*options.insecure, *insecure]),
-        mirrors=_mirrors(options.registry_mirror),
+        hosts=read_hosts(options, [*options.insecure, *insecure]),
+        mirrors=read_mirrors(options.registry_mirror),
         files=find_files(environ, home, options.certs_dir, options.registries_conf),
         environ=environ,
         transfers=_count(options.registry_transfers),
     )
 
 
-def _hosts(options: argparse.Namespace, insecure: Iterable[str]) -> dict[str, HostSettings]:
+def read_hosts(options: argparse.Namespace, insecure: Iterable[str]) -> dict[str, HostSettings]:
+    """What the options say of single hosts; ``insecure`` are those of ``--insecure`` and more."""
     from asyncbuild.registry.hosts import HostSettings  # noqa: PLC0415
     from asyncbuild.registry.mirrors import registry_name  # noqa: PLC0415
 
@@ -88,7 +89,8 @@ def _hosts(options: argparse.Namespace, insecure: Iterable[str]) -> dict[str, Ho
     return hosts
 
 
-def _mirrors(texts: Iterable[str]) -> Mirrors:
+def read_mirrors(texts: Iterable[str]) -> Mirrors:
+    """What ``--registry-mirror`` says."""
     from asyncbuild.registry.mirrors import Mirror, Mirrors  # noqa: PLC0415
 
     places: dict[str, tuple[Mirror, ...]] = {}

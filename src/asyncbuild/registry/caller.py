@@ -13,7 +13,6 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import field
 from typing import TypeVar
-from urllib.parse import quote
 
 import trio
 
@@ -24,13 +23,15 @@ from asyncbuild.registry.authorize import Authorizer
 from asyncbuild.registry.bodies import Body, BytesBody
 from asyncbuild.registry.challenge import parse_challenges
 from asyncbuild.registry.habits import DownloadHabits, UploadHabits
-from asyncbuild.registry.hosts import API_ROOT, HostSettings
+from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.limits import RateLimit
 from asyncbuild.registry.protocol import (
+    API_ROOT,
     REDIRECT_LIMIT,
     REDIRECTS,
     failure,
     origin,
+    path_at,
     resolve_location,
 )
 from asyncbuild.registry.reach import check_place
@@ -268,10 +269,7 @@ class Caller:
         """A path of ours as it is at this host; what a registry named stays as it is."""
         if not target.startswith(f"{API_ROOT}/"):
             return target
-        path = self._host.settings.root + target.removeprefix(API_ROOT)
-        if not self._namespace:
-            return path
-        return f"{path}{'&' if '?' in path else '?'}ns={quote(self._namespace, safe='')}"
+        return path_at(target, self._host.settings.root, self._namespace)
 
     async def _redirected(self, call: Call, base: str, url: str, header: str | None) -> Answer:
         home = origin(url)

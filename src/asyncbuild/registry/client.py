@@ -29,8 +29,8 @@ from asyncbuild.records import dataclass
 from asyncbuild.registry.auth import Scope, Scopes
 from asyncbuild.registry.bodies import BytesBody
 from asyncbuild.registry.caller import Call
-from asyncbuild.registry.hosts import API_ROOT
 from asyncbuild.registry.protocol import (
+    API_ROOT,
     MANIFEST_ACCEPT,
     MANIFEST_LIMIT,
     blob_path,

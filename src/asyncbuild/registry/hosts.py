@@ -6,8 +6,7 @@ from dataclasses import field, replace
 from typing import Self
 
 from asyncbuild.records import dataclass
-
-API_ROOT = "/v2"
+from asyncbuild.registry.protocol import API_ROOT, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +38,13 @@ class HostSettings:
             headers=(*other.headers, *self.headers),
             root=other.root if self.root == API_ROOT else self.root,
         )
+
+
+def fixed_scheme(host: str, settings: HostSettings) -> str | None:
+    """``https`` or ``http``; None for a host of which it must be found out."""
+    if settings.plain is not None:
+        return "http" if settings.plain else "https"
+    if settings.insecure:
+        return None
+    named = settings.ca_files or settings.client_certificate  # a handshake that breaks is no answer
+    return "https" if named or not is_loopback(host) else None

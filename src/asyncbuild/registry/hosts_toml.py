@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from asyncbuild.errors import InputError
 from asyncbuild.image.reference import DOCKER_HUB
 from asyncbuild.records import dataclass
-from asyncbuild.registry.hosts import API_ROOT, HostSettings
-from asyncbuild.registry.protocol import DOCKER_HUB_API
+from asyncbuild.registry.hosts import HostSettings
+from asyncbuild.registry.protocol import API_ROOT, DOCKER_HUB_API
 
 PULL = "pull"
 RESOLVE = "resolve"

@@ -8,6 +8,7 @@ import httpx
 import trio
 
 from asyncbuild.errors import Exchange
+from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.aws import Ecr
 from asyncbuild.registry.azure import Acr
 from asyncbuild.registry.cloud import (
@@ -29,7 +30,7 @@ from asyncbuild.registry.forges import Environment, GitHub, GitLab
 from asyncbuild.registry.google import Google
 from asyncbuild.registry.protocol import redact
 from asyncbuild.registry.proxies import Proxies
-from asyncbuild.registry.tls import Trust, TrustSettings
+from asyncbuild.registry.tls import Trust
 from asyncbuild.registry.transport import Network, PoolTransport
 from asyncbuild.registry.wire import NoAnswer, no_answer_mapped
 

@@ -24,6 +24,7 @@ from typing import Any
 import httpcore
 import trio
 
+from asyncbuild.registry.headstart import HeadStart
 from asyncbuild.registry.proxies import Proxy
 from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.tls import Trust
@@ -228,10 +229,15 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
     """
 
     def __init__(
-        self, trust: Trust, proxy: Proxy | None = None, guard: Guard | None = None
+        self,
+        trust: Trust,
+        proxy: Proxy | None = None,
+        guard: Guard | None = None,
+        head_start: HeadStart | None = None,
     ) -> None:
         self.trust = trust
         self._guard = guard
+        self._head_start = head_start
         self._proxy = proxy
         self.connections = 0
         self._buffer = Buffer()
@@ -291,6 +297,9 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         socket_options: SocketOptions = (),
     ) -> SocketStream:
         if self._proxy is None:
+            early = self._early(host, port)
+            if early is not None:
+                return early
             return await self._connect(host, port, timeout, local_address, socket_options)
         proxy = self._proxy
         stream = await self._connect(proxy.host, proxy.port, timeout, local_address, socket_options)
@@ -301,6 +310,24 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
             await stream.aclose()
             raise
         return stream
+
+    def _early(self, host: str, port: int) -> SocketStream | None:
+        """A connection that a head start has left over, if it may and can be used."""
+        while self._head_start is not None:
+            sock = self._head_start.connection(host, port)
+            if sock is None:
+                return None
+            sock.settimeout(0)
+            stream = SocketStream(sock, self._buffer, self.trust)
+            with contextlib.suppress(OSError):
+                reached = sock.getpeername()[0]
+                refused = self._guard is not None and self._guard.refuses(host, reached)
+                if not refused and not stream.get_extra_info("is_readable"):
+                    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+                    self.connections += 1
+                    return stream
+            sock.close()
+        return None
 
     async def _connect(
         self,

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections.abc import Mapping
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
+from asyncbuild import __version__
 from asyncbuild.errors import (
     Exchange,
     ImageNotFound,
@@ -26,6 +28,8 @@ from asyncbuild.image.manifest import INDEX_TYPES, MANIFEST_TYPES
 from asyncbuild.image.reference import DOCKER_HUB
 from asyncbuild.records import dataclass
 
+API_ROOT = "/v2"
+USER_AGENT = f"asyncbuild/{__version__}"
 MANIFEST_ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 MANIFEST_LIMIT = 4 << 20
 """Bytes of the largest manifest that a registry must take (spec.md, "Pushing Manifests")."""
@@ -54,6 +58,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def user_agent(environ: Mapping[str, str]) -> str:
+    """Who we say that we are; UPSTREAM_CLIENT_TYPE may add who runs us, as with kaniko."""
+    upstream = environ.get("UPSTREAM_CLIENT_TYPE", "")
+    plain = upstream.isascii() and upstream.isprintable()
+    return f"{USER_AGENT},{upstream[:64]}" if upstream and plain else USER_AGENT
+
+
+def path_at(path: str, root: str, namespace: str) -> str:
+    """A path of ours as it is at a host whose API is below ``root``, and which is told of the registry
+    ``namespace`` that its images are meant (``?ns=``, "" for its own).
+    """
+    moved = root + path.removeprefix(API_ROOT)
+    if not namespace:
+        return moved
+    return f"{moved}{'&' if '?' in moved else '?'}ns={quote(namespace, safe='')}"
 
 
 def manifest_path(repository: str, identifier: str) -> str:

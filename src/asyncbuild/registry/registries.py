@@ -20,21 +20,23 @@ import trio
 
 from asyncbuild.errors import AsyncbuildError, RegistryError
 from asyncbuild.records import dataclass
+from asyncbuild.registry.authorities import TrustSettings, trust_of
 from asyncbuild.registry.authorize import Authorizer, Realms
 from asyncbuild.registry.caller import Caller, Host, Patience, WireTokenService
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.credentials import Keychain, NoLogins
+from asyncbuild.registry.headstart import HeadStart
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.limits import RateLimit
 from asyncbuild.registry.mirrors import Mirrors
 from asyncbuild.registry.pace import Pace
 from asyncbuild.registry.places import Files, Places, Route
-from asyncbuild.registry.protocol import api_host
+from asyncbuild.registry.protocol import api_host, user_agent
 from asyncbuild.registry.proxies import Proxies
 from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.retry import RetryBudget, RetryPolicy
 from asyncbuild.registry.routing import Way
-from asyncbuild.registry.tls import Trust, TrustSettings
+from asyncbuild.registry.tls import Trust
 from asyncbuild.registry.transport import (
     FixedLink,
     Link,
@@ -43,7 +45,7 @@ from asyncbuild.registry.transport import (
     SocketLink,
     Timeouts,
 )
-from asyncbuild.registry.wire import NoAnswer, OnRequest, Statistics, Wire, user_agent
+from asyncbuild.registry.wire import NoAnswer, OnRequest, Statistics, Wire
 
 MAX_DOWNLOADS = 24
 MAX_UPLOADS = 16
@@ -61,6 +63,7 @@ class RegistrySettings:
     begin with a token. ``transfers`` large blobs go from, and as many to, each host at a time; None leaves
     it to us. ``transport`` replaces the network, for doubles. ``on_request`` is called at the end of each
     exchange, ``on_notice`` with what a person should know and what stops nothing.
+    ``head_start`` is what was asked already.
     """
 
     keychain: Keychain = field(default_factory=NoLogins)
@@ -78,6 +81,7 @@ class RegistrySettings:
     transport: httpx.AsyncBaseTransport | None = None
     on_request: OnRequest | None = None
     on_notice: Callable[[str], None] | None = None
+    head_start: HeadStart | None = None
 
 
 class Registries:
@@ -203,12 +207,10 @@ class Registries:
     def _link(self, registry: str, host: HostSettings) -> Link:
         if self.settings.transport is not None:
             return FixedLink(registry, self.settings.transport)
-        trust = TrustSettings.from_environment(
-            self.settings.environ, verify=not host.insecure, extra_files=host.ca_files
-        )
-        trust = replace(trust, client=host.client_certificate)
+        trust = trust_of(self.settings.environ, host)
         shared = self._trusts.setdefault(trust, Trust(trust))
-        network = Network(shared, self._proxies, Guard(api_host(registry)))
+        guard, early = Guard(api_host(registry)), self.settings.head_start
+        network = Network(shared, self._proxies, guard, early)
         return SocketLink(registry, host, network, self.settings.timeouts)
 
     async def aclose(self) -> None:
@@ -217,6 +219,8 @@ class Registries:
             await host.wire.aclose()
         for wire in self._services.values():
             await wire.aclose()
+        if self.settings.head_start is not None:
+            self.settings.head_start.close()
 
     async def __aenter__(self) -> Self:
         return self

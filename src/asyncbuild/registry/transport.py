@@ -17,9 +17,10 @@ import httpx
 import trio
 
 from asyncbuild.records import dataclass
-from asyncbuild.registry.hosts import HostSettings
+from asyncbuild.registry.headstart import HeadStart
+from asyncbuild.registry.hosts import HostSettings, fixed_scheme
 from asyncbuild.registry.network import PLACEHOLDER, NotTls, SocketBackend
-from asyncbuild.registry.protocol import api_host, is_loopback
+from asyncbuild.registry.protocol import api_host
 from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.tls import Trust
@@ -92,7 +93,7 @@ class SocketLink:
         self._timeouts = timeouts
         self._network = network
         self.transport: httpx.AsyncBaseTransport = PoolTransport(network)
-        self._scheme = _fixed_scheme(self.host, settings)
+        self._scheme = fixed_scheme(self.host, settings)
         self._insecure = settings.insecure
         self._lock = trio.Lock()
 
@@ -146,22 +147,18 @@ class SocketLink:
         await backend.dial(host, port, tls=tls, timeout=self._timeouts.connect)
 
 
-def _fixed_scheme(host: str, settings: HostSettings) -> str | None:
-    if settings.plain is not None:
-        return "http" if settings.plain else "https"
-    if settings.insecure:
-        return None
-    named = settings.ca_files or settings.client_certificate  # a handshake that breaks is no answer
-    return "https" if named or not is_loopback(host) else None
-
-
 class Network:
     """The sockets of one client: those that go straight, and those in tunnels of proxies."""
 
     def __init__(
-        self, trust: Trust, proxies: Proxies | None = None, guard: Guard | None = None
+        self,
+        trust: Trust,
+        proxies: Proxies | None = None,
+        guard: Guard | None = None,
+        head_start: HeadStart | None = None,
     ) -> None:
         self._guard = guard
+        self.head_start = head_start
         self.proxies = proxies or Proxies()
         self._trust = trust
         self._backends: dict[Proxy | None, SocketBackend] = {}
@@ -169,7 +166,8 @@ class Network:
     def backend(self, proxy: Proxy | None = None) -> SocketBackend:
         """The backend whose connections are tunnels of ``proxy``; None is without one."""
         if proxy not in self._backends:
-            self._backends[proxy] = SocketBackend(self._trust, proxy, self._guard)
+            early = self.head_start if proxy is None else None
+            self._backends[proxy] = SocketBackend(self._trust, proxy, self._guard, early)
         return self._backends[proxy]
 
     @property
@@ -211,6 +209,9 @@ class PoolTransport(httpx.AsyncBaseTransport):
         tls = url.scheme == "https"
         host = url.raw_host.decode("ascii").strip("[]")
         proxy = self._network.proxies.find(url.scheme, host, url.port or (443 if tls else 80))
+        early = None if proxy is not None else await self._early(request)
+        if early is not None:
+            return early
         sent = httpcore.Request(
             method=request.method,
             url=_plain_url(url) if tls or proxy is None else _forwarded_url(url, proxy),
@@ -227,6 +228,20 @@ class PoolTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             answer.status, headers=answer.headers, stream=body, extensions=answer.extensions
         )
+
+    async def _early(self, request: httpx.Request) -> httpx.Response | None:
+        """The answer to a request that a head start has sent."""
+        if self._network.head_start is None or request.method != "GET":
+            return None
+        headers = tuple(request.headers.multi_items())
+        asked = self._network.head_start.take(str(request.url), headers)
+        if asked is None:
+            return None
+        reply = await trio.to_thread.run_sync(asked.wait, abandon_on_cancel=True)
+        if reply is None:
+            return None
+        body = httpx.ByteStream(reply.body)
+        return httpx.Response(reply.status, headers=list(reply.headers), stream=body)
 
     async def aclose(self) -> None:
         """Close every connection."""

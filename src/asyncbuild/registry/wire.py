@@ -11,31 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
 import trio
 
-from asyncbuild import __version__
 from asyncbuild.errors import Exchange, RegistryError, RegistryUnavailable, RemoteProtocolError
 from asyncbuild.records import dataclass
 from asyncbuild.registry.bodies import Body, Reading
 from asyncbuild.registry.encoding import Damaged, inflated, is_encoded
 from asyncbuild.registry.network import AddressRefused, HostUnknown, ProxyRefused, TlsRefused
 from asyncbuild.registry.pace import Pace, Progress
-from asyncbuild.registry.protocol import read_words, redact
+from asyncbuild.registry.protocol import USER_AGENT, read_words, redact
 from asyncbuild.registry.transport import Timeouts
 
-USER_AGENT = f"asyncbuild/{__version__}"
 ERROR_LIMIT = 64 << 10
-
-
-def user_agent(environ: Mapping[str, str]) -> str:
-    """Who we say that we are; UPSTREAM_CLIENT_TYPE may add who runs us, as with kaniko."""
-    upstream = environ.get("UPSTREAM_CLIENT_TYPE", "")
-    plain = upstream.isascii() and upstream.isprintable()
-    return f"{USER_AGENT},{upstream[:64]}" if upstream and plain else USER_AGENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,11 @@ class TraceRecorder:
     def __post_init__(self) -> None:
         self._start = self.clock() if self.start is None else self.start
 
+    @property
+    def began(self) -> float:
+        """When it all began, by ``clock``."""
+        return self._start
+
     def emit(self, event: Event) -> None:
         """Keep the span of one event, which ends now."""
         span = _span(event, self.clock() - self._start)

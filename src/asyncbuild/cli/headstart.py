@@ -1,0 +1,215 @@
+"""What a build asks registries first is asked before the builder is imported.
+
+1. Connections are made to the registries of ``-t`` and of what looks like a FROM: an idle one does no harm.
+2. The Dockerfile is planned, which takes few imports: the manifests of its images are asked for where the
+   build will look for them, and their configurations after them.
+
+A build that looks elsewhere first (a policy, signatures, warmed images) has no head start, nor is a
+registry asked of which it must be found out whether it speaks TLS. What is wrong with any input is left for
+the build to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from asyncbuild.cli.places import store_directory
+from asyncbuild.cli.registry_options import read_hosts, read_mirrors
+from asyncbuild.errors import AsyncbuildError
+from asyncbuild.image.digest import Digest, InvalidDigest
+from asyncbuild.image.manifest import Index, InvalidManifest, parse_manifest
+from asyncbuild.image.reference import InvalidReference, Reference
+from asyncbuild.records import dataclass
+from asyncbuild.registry.headstart import Ask, Headers, HeadStart, Place, Reply
+from asyncbuild.registry.hosts import HostSettings, fixed_scheme
+from asyncbuild.registry.places import Places, Route, find_files
+from asyncbuild.registry.protocol import (
+    MANIFEST_ACCEPT,
+    api_host,
+    blob_path,
+    manifest_path,
+    path_at,
+    user_agent,
+)
+from asyncbuild.registry.proxies import Proxies
+from asyncbuild.store.layout import Layout
+
+if TYPE_CHECKING:
+    import ssl
+
+    from asyncbuild.cli.inputs import Inputs
+    from asyncbuild.image.platform import Platform
+    from asyncbuild.plan.nouns import ImageRef
+
+_MOST = 8
+_LONGEST = 1 << 20
+_LOOKS_ELSEWHERE = ("policy", "verify_key", "cache_dir", "registries_conf")
+"""Options of builds that ask something else first."""
+_FROM = re.compile(
+    r"^\s*FROM\s+(?:--platform=\S+\s+)?([^\s$]+)(?:\s+AS\s+(\S+))?\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_FAULTS = (AsyncbuildError, InvalidReference, OSError)
+"""Of the user's input or this machine's files: the build will meet them again."""
+
+
+def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Read the inputs of ``build`` into ``options.inputs``, and begin what they let foresee.
+
+    Raises as `read_inputs`.
+    """
+    foresight = None
+    if not any(getattr(options, name) for name in _LOOKS_ELSEWHERE):
+        with contextlib.suppress(*_FAULTS):
+            foresight = Foresight.of(options, environ)
+            options.head_start = HeadStart()
+            _dial(foresight, options)
+    from asyncbuild.cli.inputs import read_inputs  # noqa: PLC0415 - while connections are made
+
+    options.inputs = read_inputs(options)
+    if foresight is not None:
+        with contextlib.suppress(*_FAULTS):
+            for image in _images(options.inputs, options.target)[:_MOST]:
+                foresight.ask(options.head_start, image.reference, image.platform)
+
+
+def _dial(foresight: Foresight, options: argparse.Namespace) -> None:
+    for push, names in ((False, _names(options)), (True, options.tag)):
+        for name in names[:_MOST]:
+            with contextlib.suppress(*_FAULTS):
+                foresight.dial(options.head_start, name, push=push)
+
+
+def _names(options: argparse.Namespace) -> list[str]:
+    """What looks like an image's name in the Dockerfile, if that is a file here: before it is parsed."""
+    place = options.file or os.path.join(options.context, "Dockerfile")
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.isfile(place):
+            with open(place, encoding="utf-8") as file:
+                found = _FROM.findall(file.read(_LONGEST))
+            stages = {stage.lower() for _, stage in found}
+            named = dict.fromkeys(name for name, _ in found)
+            return [name for name in named if name.lower() not in stages | {"scratch"}]
+    return []
+
+
+def _images(inputs: Inputs, target: str | None) -> list[ImageRef]:
+    from asyncbuild.dockerfile.parser import parse_dockerfile  # noqa: PLC0415 - as above
+    from asyncbuild.plan.contexts import LAYOUT_HOST  # noqa: PLC0415
+    from asyncbuild.plan.planner import PlanRequest, make_plan  # noqa: PLC0415
+
+    plan = make_plan(
+        parse_dockerfile(inputs.dockerfile, str(inputs.dockerfile_path)),
+        PlanRequest(
+            platform=inputs.platform,
+            build_platform=inputs.build_platform,
+            build_args=inputs.build_args,
+            target=target,
+            contexts=inputs.contexts,
+        ),
+    )
+    images = [planned.image for planned in plan.images]
+    return [image for image in images if image.reference.registry != LAYOUT_HOST]
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """Where registries are, what is said to them, and what need not be asked of them."""
+
+    places: Places
+    proxies: Proxies
+    environ: Mapping[str, str]
+    layout: Layout
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, environ: Mapping[str, str]) -> Foresight:
+        """What the options and this machine's files say."""
+        files = find_files(environ, os.path.expanduser("~"), options.certs_dir)
+        hosts = read_hosts(options, options.insecure)
+        places = Places(files, read_mirrors(options.registry_mirror), hosts, HostSettings())
+        layout = Layout(store_directory(options.store, environ))
+        return cls(places, Proxies.from_environment(environ), environ, layout)
+
+    def dial(self, start: HeadStart, name: str, *, push: bool) -> None:
+        """Connect to where the image ``name`` is pulled from or pushed to."""
+        named = Reference.parse(name)
+        route = self.places.push(named.registry, named.repository)
+        if not push:
+            route = self.places.pull(named.registry, named.repository, tag=True)[0]
+        place = self._place(route)
+        if place is not None:
+            start.dial(place)
+
+    def ask(self, start: HeadStart, reference: Reference, platform: Platform) -> None:
+        """Ask for the image ``reference``, unless it is here."""
+        if self._has(reference.identifier):
+            return
+        tag = reference.digest is None
+        route = self.places.pull(reference.registry, reference.repository, tag=tag)[0]
+        place = self._place(route)
+        if place is not None:
+            first = self._get(route, place, manifest_path(route.repository, reference.identifier))
+            start.ask(place, first, partial(self._next, route, place, platform))
+
+    def _place(self, route: Route) -> Place | None:
+        """Where a route leads; None if that is found out by trying, or leads through a proxy."""
+        host = api_host(route.host)
+        scheme = fixed_scheme(host, route.settings)
+        if scheme is None:
+            return None
+        parts = urlsplit(f"{scheme}://{host}")
+        name, port = parts.hostname or "", parts.port or (443 if scheme == "https" else 80)
+        if self.proxies.find(scheme, name, port) is not None:
+            return None
+        return Place(name, port, None if scheme == "http" else partial(self._context, route))
+
+    def _context(self, route: Route) -> ssl.SSLContext:
+        from asyncbuild.registry.authorities import make_context, trust_of  # noqa: PLC0415
+
+        return make_context(trust_of(self.environ, route.settings))
+
+    def _get(self, route: Route, place: Place, path: str, accept: str = MANIFEST_ACCEPT) -> Ask:
+        target = path_at(path, route.settings.root, route.namespace)
+        host = api_host(route.host)
+        scheme = "http" if place.context is None else "https"
+        headers: Headers = (
+            ("User-Agent", user_agent(self.environ)),
+            ("Accept-Encoding", "identity"),
+            ("Accept", accept),
+            *route.settings.headers,
+        )
+        return Ask(f"{scheme}://{host}{target}", target, host, headers)
+
+    def _next(
+        self, route: Route, place: Place, platform: Platform, ask: Ask, reply: Reply
+    ) -> Ask | None:
+        """After an index the manifest for ``platform``, after that its configuration."""
+        if reply.status != 200 or "/manifests/" not in ask.target:
+            return None
+        try:
+            found = parse_manifest(reply.body)
+        except InvalidManifest:
+            return None
+        if isinstance(found, Index):
+            entry = found.choose(platform)
+            if entry is None or self._has(str(entry.digest)):
+                return None
+            return self._get(route, place, manifest_path(route.repository, str(entry.digest)))
+        if self._has(str(found.config.digest)):
+            return None
+        return self._get(route, place, blob_path(route.repository, found.config.digest), "*/*")
+
+    def _has(self, identifier: str) -> bool:
+        """Whether the store has what a digest names; a tag must be asked for."""
+        try:
+            digest = Digest.parse(identifier)
+        except InvalidDigest:
+            return False
+        return self.layout.blob(digest).path.exists()
