@@ -228,12 +228,6 @@ def test_a_command_cannot_look_into_the_program(
     assert done.returncode == 0, told(done)
 
 
-def test_an_eviction(pod: Pod, registry: DockerRegistry, busybox_base: str, shm_path: Path) -> None:
-    """SIGTERM ends a RUN, and what it started."""
-    context(shm_path / "workspace", f"FROM {busybox_base}\nRUN echo started && sleep 1000\n")
-    assert pod.evicted(*line(registry, "evicted")) in (130, 143)
-
-
 def line(registry: DockerRegistry, name: str) -> list[str]:
     """The words of a build of the context in place."""
     reference = f"{registry.host}/in-place/{name}:1"

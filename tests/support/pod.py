@@ -102,21 +102,23 @@ class Pod:
             with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
                 yield process
 
-    def evicted(self, *words: str) -> int:
-        """The exit code of the image's program, which gets SIGTERM when a RUN has written ``started``."""
-        with self.started(*self.image.config["Entrypoint"], *words) as process:
+    def signalled(self, number: int, *words: str) -> tuple[int, str]:
+        """How a program ends that gets a signal when a RUN has written ``started``: its exit code, and what it
+        says from then on.
+        """
+        with self.started(*words) as process:
             assert process.stderr is not None
             seen = b""
             while b"| started" not in seen:
                 piece = process.stderr.readline()
                 assert piece, seen.decode()
                 seen += piece
-            process.terminate()
+            process.send_signal(number)
             try:
-                process.communicate(timeout=25)
+                _, errors = process.communicate(timeout=25)
             except subprocess.TimeoutExpired:
                 pytest.fail("it goes on")
-            return process.returncode
+            return process.returncode, errors.decode()
 
     def _specification(
         self, bundle: Path, words: tuple[str, ...], env: Mapping[str, str], cwd: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 
 from asyncbuild.cli import arguments
@@ -31,8 +32,43 @@ _OTHER_COMMANDS = {
 }
 
 
+class _Terminated(BaseException):
+    """SIGTERM, where nothing else listens."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end whatever is done, and what was begun be cleaned up; `interruptible` listens better.
+
+    A container's first process has no default for it: without this a pod's eviction is not heard while
+    a context is fetched.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread: whoever called has that
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def dispatch(words: Sequence[str]) -> int:
     """Parse ``words``, run their command, print its error if it raises one."""
+    try:
+        with _terminable():
+            return _dispatch(words)
+    except _Terminated:
+        sys.stderr.write("\nasyncbuild: interrupted by SIGTERM\n")
+        return TERMINATED
+
+
+def _dispatch(words: Sequence[str]) -> int:
     in_place = is_in_place(words, os.environ)
     try:
         if in_place:

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ _SCRATCH = f"{HOME}/scratch"
 _NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 """Mounts in most containers; the program itself reads them, too."""
 _KERNEL = ("/proc", "/sys", "/dev")
+_HELD = (signal.SIGTERM, signal.SIGINT)
 _LOGINS = (".docker", ".aws", ".azure", ".config/gcloud", ".config/containers")
 _NAMED = (
     "DOCKER_CONFIG",
@@ -69,6 +71,7 @@ def enter(words: Sequence[str]) -> None:
     `IsolationError` where it may not.
     """
     if is_entered():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
         return
     asked = _Asked.read(words)
     if os.geteuid() != 0:
@@ -77,7 +80,9 @@ def enter(words: Sequence[str]) -> None:
     _take_home()
     variables = {} if "TMPDIR" in os.environ else {"TMPDIR": _SCRATCH}
     _check_abilities()
-    make_refuge(Path(_PROGRAM)).enter(MAIN, ["asyncbuild", *words], variables)
+    refuge = make_refuge(Path(_PROGRAM))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # what comes now the copy hears
+    refuge.enter(MAIN, ["asyncbuild", *words], variables)
 
 
 def leave(words: Sequence[str]) -> None:

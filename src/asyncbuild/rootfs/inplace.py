@@ -56,8 +56,8 @@ def _run(orders: Orders, control: int) -> Verdict:
     lowers = [os.fsdecode(path) for path in orders.lower_directories]
     view = View([DirectoryTree(path) for path in lowers])
     reserved = own.names.and_where_it_differs(view)
-    with Step("making the root"):
-        _make_root(orders, own, (view, reserved), builder)
+    _make_root(orders, own, (view, reserved), builder)
+    with Step("looking at /"):
         before = walk(_ROOT, builder.check, reserved)
     with Step("making room"):
         remove(_ASIDE)
@@ -83,14 +83,16 @@ def _make_root(
     orders: Orders, own: OwnRoot, shown: tuple[View, Reserved], builder: Builder
 ) -> None:
     view, reserved = shown
-    if orders.fresh:
-        if own.cleanup:
+    if orders.fresh and own.cleanup:
+        with Step("copying the container's own files aside"):
             save(own)
-        empty(reserved, _ROOT, builder.check, forced=own.forced)
-        fill(view, reserved)
-    for layer in orders.increments:
-        builder.check()
-        apply_layer(os.fsdecode(layer), _ROOT, reserved)
+    with Step("unpacking the image to /"):
+        if orders.fresh:
+            empty(reserved, _ROOT, builder.check, forced=own.forced)
+            fill(view, reserved)
+        for layer in orders.increments:
+            builder.check()
+            apply_layer(os.fsdecode(layer), _ROOT, reserved)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from asyncbuild.errors import IsolationError
+from asyncbuild.errors import IsolationError, StoreError
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.records import dataclass
 from asyncbuild.rootfs.plainroot import remove, set_attributes, write_entry
@@ -28,7 +28,8 @@ from asyncbuild.rootfs.view import DirectoryTree, View
 HOME = "/.asyncbuild"
 """The program's own directory during a build in place."""
 SAVED = f"{HOME}/before"
-"""What the container held before, if it is to be put back."""
+"""What the container held before, if it is to be put back: all of it."""
+_SAVING = f"{HOME}/saving"
 
 MARKS = (
     "/.dockerenv",
@@ -195,15 +196,22 @@ def fill(view: View, reserved: Reserved, top: str = "/") -> None:
 def save(own: OwnRoot) -> None:
     """Copy what the container holds, so that `restore` can put it back. Blocks."""
     if not os.path.isdir(SAVED):
-        os.mkdir(SAVED, 0o700)
-        fill(View([DirectoryTree("/")]), own.names, SAVED)
+        remove(_SAVING)
+        os.mkdir(_SAVING, 0o700)
+        fill(View([DirectoryTree("/")]), own.names, _SAVING)
+        os.rename(_SAVING, SAVED)
 
 
 def restore(own: OwnRoot) -> None:
-    """Put back what `save` copied, if it did. Blocks."""
+    """Put back what `save` copied, if it did. Blocks. Raises `IsolationError` or `StoreError`; a part of it
+    is there then.
+    """
     if os.path.isdir(SAVED):
         empty(own.names, forced=own.forced)
-        fill(View([DirectoryTree(SAVED)]), own.names)
+        try:
+            fill(View([DirectoryTree(SAVED)]), own.names)
+        except OSError as error:
+            raise StoreError.of("the container's own files cannot be put back", error) from error
         remove(SAVED)
 
 

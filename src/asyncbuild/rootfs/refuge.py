@@ -13,6 +13,7 @@ which it has built in (before glibc 2.34 their modules are copied), whatever nss
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from asyncbuild.errors import IsolationError
+from asyncbuild.errors import IsolationError, StoreError
 from asyncbuild.records import dataclass
 
 _INTERPRETER_HEADER = 3  # PT_INTERP of elf(5)
@@ -97,11 +98,14 @@ class Refuge:
 def make_refuge(directory: Path) -> Refuge:
     """Copy this program into the new directory. Blocks for a second or so: some 120 MB are copied.
 
-    Raises `IsolationError` if that cannot be done.
+    Raises `IsolationError` if that cannot be done, `StoreError` if there is no room.
     """
     try:
         return _make(directory)
     except (OSError, shutil.Error, subprocess.SubprocessError) as error:
+        if os.strerror(errno.ENOSPC) in str(error):  # of a tree shutil tells in words alone
+            full = OSError(errno.ENOSPC, "")
+            raise StoreError.of(f"the program cannot be copied to {directory}", full) from error
         raise IsolationError(
             f"the program cannot be copied to {directory}: {error}",
             hint="an in-place build needs room for a copy of itself",
