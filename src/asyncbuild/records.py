@@ -3,8 +3,8 @@
 The standard library writes the text of up to nine functions for each dataclass and compiles them: 0.45 ms
 for a frozen one, and with nearly 300 of them a third of what a build's start cost. `dataclass` here makes
 the same class (`dataclasses.fields`, `replace`, ``match``, `pickle`, `copy` treat it alike), and only its
-``__init__`` is compiled: what else differs between classes is which fields it looks at. An instance is made
-faster, too: its slots are written to directly. All of them have slots.
+``__init__`` is compiled, when it is first called: what else differs between classes is which fields it
+looks at. An instance is made faster, too: its slots are written to directly. All of them have slots.
 
 A subclass is made with this decorator as its base was, or with none.
 """
@@ -56,6 +56,18 @@ def dataclass(
 
 
 def _init(cls: type, known: Fields, *, frozen: bool) -> Callable[..., None]:
+    """``__init__``, which is made when the first instance is: most builds need half of the classes."""
+
+    def first(self: Any, *arguments: Any, **named: Any) -> None:
+        made = _compiled(cls, known, frozen=frozen)
+        cls.__init__ = made  # type: ignore[misc]
+        made(self, *arguments, **named)
+
+    first.__qualname__ = f"{cls.__qualname__}.__init__"
+    return first
+
+
+def _compiled(cls: type, known: Fields, *, frozen: bool) -> Callable[..., None]:
     """``__init__``, from its text: nothing else is as fast when it is called."""
     scope: dict[str, Any] = {"made": MISSING}
     positional: list[str] = []
