@@ -14,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, FrozenInstanceError, field
+from inspect import signature
 from operator import attrgetter, ge, gt, le, lt
 from reprlib import recursive_repr
+from types import MethodType
 from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ def dataclass(
             init=False, repr=False, eq=False, slots=True, kw_only=kw_only
         )(cls)
         known = dataclasses.fields(plain)  # type: ignore[arg-type]
-        methods = {"__init__": _init(plain, known, frozen=frozen), "__repr__": _repr(known)}
+        methods = {"__init__": _Uncompiled(plain, known, frozen=frozen), "__repr__": _repr(known)}
         if frozen:
             methods |= _frozen(plain, known)
         if eq:
@@ -55,16 +57,30 @@ def dataclass(
     return make
 
 
-def _init(cls: type, known: Fields, *, frozen: bool) -> Callable[..., None]:
-    """``__init__``, which is made when the first instance is: most builds need half of the classes."""
+class _Uncompiled:
+    """``__init__`` before the first instance is made: most builds make some of half of the classes."""
 
-    def first(self: Any, *arguments: Any, **named: Any) -> None:
-        made = _compiled(cls, known, frozen=frozen)
-        cls.__init__ = made  # type: ignore[misc]
-        made(self, *arguments, **named)
+    def __init__(self, cls: type, known: Fields, *, frozen: bool) -> None:
+        self._cls = cls
+        self._known = known
+        self._frozen = frozen
+        self.__qualname__ = f"{cls.__qualname__}.__init__"
 
-    first.__qualname__ = f"{cls.__qualname__}.__init__"
-    return first
+    def __get__(self, instance: object, _owner: type | None = None) -> Callable[..., None]:
+        return self if instance is None else MethodType(self, instance)
+
+    def __call__(self, instance: object, *arguments: Any, **named: Any) -> None:
+        self._compile()(instance, *arguments, **named)
+
+    def _compile(self) -> Callable[..., None]:
+        made = _compiled(self._cls, self._known, frozen=self._frozen)
+        self._cls.__init__ = made  # type: ignore[misc]
+        return made
+
+    @property
+    def __signature__(self) -> Any:
+        """For `inspect.signature`, and by it for documentation."""
+        return signature(self._compile())
 
 
 def _compiled(cls: type, known: Fields, *, frozen: bool) -> Callable[..., None]:
