@@ -28,7 +28,7 @@ _CHUNK = 512 * 1024
 class _Nowhere:
     """A sink that only takes."""
 
-    def write(self, data: bytes, /) -> object:
+    def write(self, data: bytes | memoryview, /) -> object:
         return len(data)
 
 
@@ -38,7 +38,7 @@ class _Bytes:
     def __init__(self) -> None:
         self.data = bytearray()
 
-    def write(self, data: bytes, /) -> object:
+    def write(self, data: bytes | memoryview, /) -> object:
         self.data += data
         return len(data)
 

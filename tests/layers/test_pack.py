@@ -230,7 +230,7 @@ def test_an_error_in_a_thread_is_raised(shm_path: Path) -> None:
     """A sink that fails ends the packing, and no thread is left."""
 
     class Full:
-        def write(self, _data: bytes) -> None:
+        def write(self, _data: bytes | memoryview) -> None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):

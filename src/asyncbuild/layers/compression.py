@@ -1,6 +1,6 @@
 """Compression of layers: written deterministically, recognised by its first bytes when read.
 
-Written gzip is one member of blocks of about a MiB, each deflated on its own with the 32 KiB before it
+Written gzip is one member of blocks of a MiB, each deflated on its own with the 32 KiB before it
 as dictionary and ended by a sync flush, as pigz does. So the bytes depend on nothing but the content,
 the level and the version of the library, least of all on the number of threads.
 """
@@ -78,7 +78,7 @@ class Block:
 class Deflated:
     """A compressed block, its CRC-32 and the size of its content in bytes."""
 
-    data: bytes
+    data: bytes | memoryview
     crc: int = 0
     size: int = 0
 
@@ -96,7 +96,7 @@ class Compressor(Protocol):
     def block(self, block: Block, /) -> Deflated:
         """Compress one block."""
 
-    def joined(self, deflated: Deflated, /) -> bytes:
+    def joined(self, deflated: Deflated, /) -> bytes | memoryview:
         """The bytes of the stream for a block; called in order, in one thread."""
 
     def end(self) -> bytes:
@@ -133,7 +133,7 @@ class _Gzip:
         data = deflate.compress(block.data) + deflate.flush(zlib.Z_SYNC_FLUSH)
         return Deflated(data, isal_zlib.crc32(block.data), len(block.data))
 
-    def joined(self, deflated: Deflated) -> bytes:
+    def joined(self, deflated: Deflated) -> bytes | memoryview:
         self._crc = isal_zlib.crc32_combine(self._crc, deflated.crc, deflated.size)
         self._size += deflated.size
         return deflated.data
@@ -157,7 +157,7 @@ class _Zstd:
     def block(self, block: Block) -> Deflated:
         return Deflated(self._stream.compress(block.data))
 
-    def joined(self, deflated: Deflated) -> bytes:
+    def joined(self, deflated: Deflated) -> bytes | memoryview:
         return deflated.data
 
     def end(self) -> bytes:
@@ -171,9 +171,9 @@ class _Plain:
         return b""
 
     def block(self, block: Block) -> Deflated:
-        return Deflated(bytes(block.data))
+        return Deflated(block.data)
 
-    def joined(self, deflated: Deflated) -> bytes:
+    def joined(self, deflated: Deflated) -> bytes | memoryview:
         return deflated.data
 
     def end(self) -> bytes:

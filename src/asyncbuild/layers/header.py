@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from asyncbuild.errors import LayerError
@@ -44,6 +45,9 @@ _TIME_RANGE: Final = range(-(1 << 63) // NANOSECONDS, (1 << 63) // NANOSECONDS)
 _LAYOUT = (
     b"%b%07o\0%07o\0%07o\0%011o\0%011o\0        %b%bustar\x0000" + bytes(64) + b"%07o\0%07o\0%b%b"
 )
+_FILE_TAIL: Final = (
+    b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\0" + bytes(167)
+)
 
 
 class Fields(NamedTuple):
@@ -61,9 +65,43 @@ class Fields(NamedTuple):
 # --- writing ----------------------------------------------------------------------------------------
 
 
+def file_header(  # noqa: PLR0913, PLR0917 - the fields of a header
+    name: bytes, mode: int, uid: int, gid: int, size: int, seconds: int
+) -> bytes | None:
+    """What `encode_header` gives for a file, in a third of the time; None if one block cannot hold it.
+
+    Of ``mode`` only the twelve permission bits count; ``seconds`` is the time of its last change.
+    """
+    if (
+        len(name) > 100
+        or not name.isascii()
+        or uid > _OCTAL_8
+        or gid > _OCTAL_8
+        or size > _OCTAL_12
+        or not 0 <= seconds <= _OCTAL_12
+    ):
+        return None
+    owner, rest = _owner(mode & 0o7777, uid, gid)
+    numbers = b"%011o\0%011o\0" % (size, seconds)
+    total = rest + (zlib.adler32(name) & 0xFFFF) + (zlib.adler32(numbers) & 0xFFFF) - 2
+    return b"%b%b%b%06o\0 %b" % (name.ljust(100, b"\0"), owner, numbers, total, _FILE_TAIL)
+
+
+@lru_cache(maxsize=256)
+def _owner(mode: int, uid: int, gid: int) -> tuple[bytes, int]:
+    """Fields that most files of a layer share; what these and a block's end add to its checksum."""
+    fields = b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
+    return fields, sum(fields) + sum(_FILE_TAIL) + _BLANK_CHECKSUM
+
+
 def encode_header(entry: Entry) -> bytes:
     """The header blocks of ``entry``: one, or a pax header of two and more and then one."""
     name = entry.path.encode("utf-8", "surrogateescape")
+    if entry.kind is Kind.FILE and not entry.xattrs:
+        seconds = entry.mtime_ns // NANOSECONDS
+        block = file_header(name, entry.mode, entry.uid, entry.gid, entry.size, seconds)
+        if block is not None:
+            return block
     if entry.kind is Kind.DIRECTORY:
         name += b"/"
     link = entry.link.encode("utf-8", "surrogateescape")

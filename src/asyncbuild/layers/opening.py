@@ -1,9 +1,10 @@
-"""Opening a file that goes into a layer."""
+"""Opening a file that goes into a layer, and refusing one that is not what it was."""
 
 from __future__ import annotations
 
 import os
-from typing import Final
+import stat
+from typing import Final, NoReturn
 
 from asyncbuild.errors import InputError
 
@@ -22,3 +23,14 @@ def open_source(path: str) -> int:
             return os.open(path, _OPEN)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def refuse_changed(descriptor: int, path: str, size: int) -> NoReturn:
+    """Raise the `InputError` for an open file that does not hold ``size`` bytes any more."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is not a regular file any more")
+    raise InputError(
+        f"{path} changed while the build read it: {found.st_size} bytes, and {size} before",
+        hint="files that are written to while the build runs cannot be copied",
+    )

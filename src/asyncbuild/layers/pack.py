@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -18,23 +17,24 @@ from asyncbuild.errors import InputError, StoreError
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.layers.ahead import Ordered
-from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, InlineSource, Kind, path_order
+from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.compression import (
     GZIP,
     MIB,
     Block,
+    Codec,
     Compression,
     Compressor,
     Deflated,
     make_compressor,
 )
-from asyncbuild.layers.header import BLOCK, encode_header, padding
-from asyncbuild.layers.opening import open_source
+from asyncbuild.layers.header import BLOCK, padding
+from asyncbuild.layers.members import Survey, members_of
+from asyncbuild.layers.opening import open_source, refuse_changed
+from asyncbuild.layers.portions import Portion
+from asyncbuild.layers.sidebyside import ended, side_by_side
 from asyncbuild.records import dataclass
 
-WHITEOUT_PREFIX: Final = ".wh."
-OPAQUE_MARKER: Final = ".wh..wh..opq"
-_SLACK: Final = 64 << 10
 _END: Final = bytes(2 * BLOCK)
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NOTHING: Final = memoryview(b"")
@@ -42,7 +42,7 @@ _NOTHING: Final = memoryview(b"")
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """A layer that was packed: its blob, its diff id, the tar's size in bytes, the change set's length.
+    """A layer that was packed: its blob, its diff id, the tar's size in bytes, how many entries it has.
 
     ``entries`` is 0 for the empty layer.
     """
@@ -56,78 +56,53 @@ class PackedLayer:
 class Sink(Protocol):
     """Where a blob is written; an open binary file is one."""
 
-    def write(self, data: bytes, /) -> object:
-        """Write all of ``data``."""
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Write all of ``data``, which is no one's to keep."""
 
 
-def pack(changes: ChangeSet, sink: Sink, compression: Compression = GZIP) -> PackedLayer:
-    """Write ``changes`` as a layer to ``sink``.
+def pack(
+    changes: ChangeSet | Survey, sink: Sink, compression: Compression = GZIP, processes: int = 1
+) -> PackedLayer:
+    """Write ``changes`` as a layer to ``sink``; many files are read by so many ``processes``.
 
-    `InputError` when a file is missing, is not a file any more, or changed its size since the
-    change set was made; or has a name that a layer cannot hold.
+    Of these, only a process without threads that hold locks may start more than none. `InputError` when a
+    file is missing, is not a file any more, or changed its size since the change set was made; or has a
+    name that a layer cannot hold.
     """
-    with TarWriter(sink, make_compressor(compression)) as writer:
-        for entry in members(changes):
-            writer.add(entry)
+    members = tuple(members_of(changes))
+    plain = compression.codec is Codec.NONE
+    with (
+        side_by_side(members, processes) as portions,
+        TarWriter(sink, make_compressor(compression), plain=plain) as writer,
+    ):
+        for portion in portions:
+            writer.add(portion)
         writer.finish()
     descriptor = Descriptor(compression.media_type, writer.digest, writer.compressed_size)
-    entries = len(changes.additions) + len(changes.deletions) + len(changes.opaque)
-    return PackedLayer(descriptor, writer.diff_id, writer.size, entries)
-
-
-def members(changes: ChangeSet) -> Iterator[Entry]:
-    """The tar's entries, markers among them, in the tar's order."""
-    additions = (_allowed(entry) for entry in changes.additions if entry.path)
-    if not changes.deletions and not changes.opaque:
-        yield from additions
-        return
-    marked = [(path_order(path), 0, _marker(path)) for path in changes.deletions]
-    marked += [(path_order(entry.path), 1, entry) for entry in additions]
-    # ["d"] < ["d", "x"]: the third rank stands behind d itself and before everything in it
-    marked += [
-        (path_order(path) if path else [], 2, _opaque_marker(path)) for path in changes.opaque
-    ]
-    marked.sort(key=lambda member: member[:2])
-    yield from (entry for _, _, entry in marked)
-
-
-def _allowed(entry: Entry) -> Entry:
-    if WHITEOUT_PREFIX in entry.path and f"/{WHITEOUT_PREFIX}" in f"/{entry.path}":
-        raise InputError(
-            f"/{entry.path}: an image cannot hold names that begin with {WHITEOUT_PREFIX}",
-            hint="in a layer they say that something is deleted (OCI image specification)",
-        )
-    return entry
-
-
-def _marker(path: str) -> Entry:
-    head, slash, name = path.rpartition("/")
-    return Entry(f"{head}{slash}{WHITEOUT_PREFIX}{name}", Kind.FILE, 0)
-
-
-def _opaque_marker(directory: str) -> Entry:
-    return Entry(f"{directory}/{OPAQUE_MARKER}" if directory else OPAQUE_MARKER, Kind.FILE, 0)
+    return PackedLayer(descriptor, writer.diff_id, writer.size, writer.members)
 
 
 class TarWriter:
     """Entries to a compressed tar. A context manager; after `finish` its results are there.
 
-    Headers, small files and pieces of large ones are gathered in blocks of about a MiB. Blocks are
-    compressed in other threads while the next is gathered and hashed here.
+    Everything is gathered in blocks of a MiB, wherever files begin in them: what is compressed is cut alike
+    whoever has made it. Blocks are compressed in other threads while the next is gathered and hashed here.
     """
 
-    def __init__(self, sink: Sink, compressor: Compressor) -> None:
+    def __init__(self, sink: Sink, compressor: Compressor, *, plain: bool = False) -> None:
+        """``plain``: the blob is the tar itself, which need not be hashed twice."""
         self._sink = sink
         self._compressor = compressor
         self._pool: Ordered[Block, Deflated] = Ordered(compressor.block, compressor.threads)
         # Under way are as many blocks as threads; the oldest of them looks at the one before it.
-        self._ring = [memoryview(bytearray(MIB + _SLACK)) for _ in range(compressor.threads + 2)]
+        self._ring = [memoryview(bytearray(MIB)) for _ in range(compressor.threads + 2)]
         self._turn = 0
         self._view = self._ring[0]
         self._used = 0
         self._before = _NOTHING
         self._diff_hash = hashlib.sha256()
-        self._digest_hash = hashlib.sha256()
+        self._digest_hash = None if plain else hashlib.sha256()
+        self.members = 0
         self.size = 0
         """Bytes of the tar so far; those of the blob are in ``compressed_size``."""
         self.compressed_size = 0
@@ -148,30 +123,23 @@ class TarWriter:
     @property
     def digest(self) -> Digest:
         """The blob's digest."""
-        return Digest("sha256", self._digest_hash.hexdigest())
+        return Digest("sha256", (self._digest_hash or self._diff_hash).hexdigest())
 
     @property
     def diff_id(self) -> DiffId:
         """The tar's diff id."""
         return DiffId("sha256", self._diff_hash.hexdigest())
 
-    def add(self, entry: Entry) -> None:
-        """Write one entry, and its content if it is a file."""
-        self._write(encode_header(entry))
-        if entry.kind is not Kind.FILE:
-            return
-        source = entry.source
-        if isinstance(source, FileSource):
-            self._copy(source.path, entry)
-        elif isinstance(source, InlineSource):
-            if len(source.data) != entry.size:
-                raise InputError(
-                    f"{entry.path}: {len(source.data)} bytes where {entry.size} were said"
-                )
-            self._write(source.data)
-        elif entry.size:
-            raise InputError(f"{entry.path}: {entry.size} bytes, and nowhere to read them from")
-        self._write(bytes(padding(entry.size)))
+    def add(self, portion: Portion) -> None:
+        """Write some of the tar."""
+        if isinstance(portion.data, bytes):
+            self._write(portion.data)
+        else:
+            self._draw(portion.data.descriptor, portion.data.size)
+        if portion.file is not None:
+            self._copy(portion.file.path, portion.file.size)
+            self._write(bytes(padding(portion.file.size)))
+        self.members += portion.members
 
     def finish(self) -> None:
         """Write the end of the archive and of the blob."""
@@ -181,10 +149,10 @@ class TarWriter:
             self._emit(self._compressor.joined(deflated))
         self._emit(self._compressor.end())
 
-    def _copy(self, path: str, entry: Entry) -> None:
+    def _copy(self, path: str, size: int) -> None:
         descriptor = open_source(path)
         try:
-            self._copy_from(descriptor, path, entry.size)
+            self._copy_from(descriptor, path, size)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
         finally:
@@ -193,41 +161,39 @@ class TarWriter:
     def _copy_from(self, descriptor: int, path: str, size: int) -> None:
         left = size
         while True:
-            if self._used >= MIB:
-                self._flush()
             # One byte more than is left shows growth without another call.
-            end = min(self._used + left + 1, len(self._view))
+            end = min(self._used + left + 1, MIB)
             count = os.readv(descriptor, [self._view[self._used : end]])
             if count > left or (count == 0 and left):
-                self._refuse(descriptor, path, size)
-            self._used += count
+                refuse_changed(descriptor, path, size)
+            whole = self._used + count < end
             left -= count
-            if not left and self._used < end:
+            self._advance(count)
+            if not left and whole:
                 return
 
-    def _refuse(self, descriptor: int, path: str, size: int) -> None:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise InputError(f"{path} is not a regular file any more")
-        raise InputError(
-            f"{path} changed while the build read it: {found.st_size} bytes, and {size} before",
-            hint="files that are written to while the build runs cannot be copied",
-        )
+    def _draw(self, descriptor: int, size: int) -> None:
+        left = size
+        while left:
+            end = min(self._used + left, MIB)
+            count = os.readv(descriptor, [self._view[self._used : end]])
+            if not count:
+                raise ended()
+            left -= count
+            self._advance(count)
 
     def _write(self, data: bytes) -> None:
-        start = 0
-        while True:
-            end = self._used + len(data) - start
-            if end <= len(self._view):
-                self._view[self._used : end] = data[start:]
-                self._used = end
-                break
-            room = len(self._view) - self._used
-            self._view[self._used :] = data[start : start + room]
-            self._used += room
-            start += room
-            self._flush()
-        if self._used >= MIB:
+        view = memoryview(data)
+        while view:
+            count = min(len(view), MIB - self._used)
+            self._view[self._used : self._used + count] = view[:count]
+            view = view[count:]
+            self._advance(count)
+
+    def _advance(self, count: int) -> None:
+        """So many bytes more are in the block."""
+        self._used += count
+        if self._used == MIB:
             self._flush()
 
     def _flush(self) -> None:
@@ -243,9 +209,10 @@ class TarWriter:
         self._view = self._ring[self._turn]
         self._used = 0
 
-    def _emit(self, data: bytes) -> None:
+    def _emit(self, data: bytes | memoryview) -> None:
         if data:
-            self._digest_hash.update(data)
+            if self._digest_hash is not None:
+                self._digest_hash.update(data)
             self._sink.write(data)
             self.compressed_size += len(data)
 
@@ -271,7 +238,7 @@ class BlobFile:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Write all of ``data``."""
         view = memoryview(data)
         while view:
@@ -286,11 +253,12 @@ class BlobFile:
 
 
 def pack_to_file(
-    changes: ChangeSet,
+    changes: ChangeSet | Survey,
     path: str,
     compression: Compression = GZIP,
     progress: Callable[[int], None] | None = None,
+    processes: int = 1,
 ) -> PackedLayer:
     """`pack` into the new file ``path``."""
     with BlobFile(path, progress) as sink:
-        return pack(changes, sink, compression)
+        return pack(changes, sink, compression, processes)

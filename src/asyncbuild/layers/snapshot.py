@@ -17,18 +17,23 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
 from asyncbuild.layers.marks import is_opaque, is_whiteout
+from asyncbuild.layers.members import FileRun, Found, Hidden, Survey
 from asyncbuild.layers.records import as_recorded, records
 from asyncbuild.layers.xattrs import read_xattrs
 from asyncbuild.records import dataclass
 
 _PIECE: Final = 1 << 20
+_MANY: Final = 64
+"""With so many names in a directory, those below are listed once instead of being looked up."""
+_name_of = attrgetter("name")
 _KINDS: Final = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFLNK: Kind.SYMLINK,
@@ -45,10 +50,49 @@ def snapshot(upper: str, lowers: Sequence[str], exclude: Collection[str] = ()) -
     Names in ``exclude`` are left out with everything below them. `InputError` if something cannot be
     read. Nothing may write to the directories meanwhile.
     """
-    try:
+    with _explained():
+        return _looked_at(_Snapshot(upper, frozenset(exclude)).take(lowers))
+
+
+def survey(upper: str, lowers: Sequence[str], exclude: Collection[str] = ()) -> Survey:
+    """The same, but for new files of one name nothing is known but that: a third of the work."""
+    with _explained():
         return _Snapshot(upper, frozenset(exclude)).take(lowers)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _looked_at(found: Survey) -> ChangeSet:
+    additions: list[Entry] = []
+    hidden: list[Hidden] = []
+    for item in found.found:
+        if isinstance(item, Hidden):
+            hidden.append(item)
+        elif isinstance(item, FileRun):
+            additions += _entries(item)
+        else:
+            additions.append(item)
+    return ChangeSet(
+        tuple(additions),
+        tuple(item.path for item in hidden if not item.opaque),
+        tuple(item.path for item in hidden if item.opaque),
+    )
+
+
+def _entries(run: FileRun) -> Iterator[Entry]:
+    for name in run.names:
+        path = run.prefix + name
+        where = f"{run.root}/{path}"
+        found = os.lstat(where)
+        entry = None if is_whiteout(found, where) else entry_of(run.root, path, found)
+        if entry is not None:
+            yield entry
 
 
 def entry_of(root: str, path: str, found: os.stat_result | None = None) -> Entry | None:
@@ -90,50 +134,132 @@ class _Candidate:
     inode: tuple[int, int] | None = None
 
 
+@dataclass(slots=True)
+class _Run:
+    """A `FileRun` that grows, and the inodes of its files as the directory lists them."""
+
+    prefix: str
+    names: list[str]
+    inodes: list[int]
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory in the middle of the walk.
+
+    ``left`` is what is still to be looked at, ``lowers`` what is merged below, and ``known`` the names in
+    there if they were listed.
+    """
+
+    prefix: str
+    left: Iterator[os.DirEntry[str]]
+    lowers: list[str]
+    known: set[str] | None
+
+    def below(self, name: str) -> Below | None:
+        """What lies below a name."""
+        if self.known is not None and name not in self.known:
+            return None
+        return look_below(self.lowers, name)
+
+
 class _Snapshot:
     """One walk over an upper directory."""
 
     def __init__(self, upper: str, exclude: frozenset[str]) -> None:
         self._upper = upper
         self._exclude = exclude
-        self._found: list[_Candidate] = []
-        self._deletions: list[str] = []
-        self._opaque: list[str] = []
+        self._found: list[_Candidate | _Run | Hidden] = []
+        self._seen: set[int] = set()
+        self._twice: set[int] = set()
 
-    def take(self, lowers: Sequence[str]) -> ChangeSet:
-        """The change set; the walk goes in its order, so nothing is sorted again."""
+    def take(self, lowers: Sequence[str]) -> Survey:
+        """What was found; the walk goes in its order, so nothing is sorted again."""
         self._walk([] if is_opaque(self._upper) else list(lowers))
-        self._join_links()
-        parents = self._parents()
-        additions = (
-            item.entry for item in self._found if item.changed or item.entry.path in parents
-        )
-        return ChangeSet(tuple(additions), tuple(self._deletions), tuple(self._opaque))
+        if self._twice:
+            self._look_at_links()
+            self._join_links()
+        return Survey(tuple(self._members(self._parents())))
+
+    def _members(self, parents: set[str]) -> Iterator[Found]:
+        for item in self._found:
+            if isinstance(item, _Run):
+                yield FileRun(self._upper, item.prefix, tuple(item.names))
+            elif isinstance(item, Hidden):
+                yield item
+            elif item.changed or item.entry.path in parents:
+                yield item.entry
 
     def _walk(self, lowers: list[str]) -> None:
         """Look at every name, depth first, on a stack of our own: trees may be deeper than Python's."""
-        stack = [("", self._names(""), lowers)]
+        stack = [self._level("", lowers)]
         while stack:
-            prefix, names, below = stack[-1]
-            name = next(names, None)
-            if name is None:
+            inside = self._advance(stack[-1])
+            if inside is None:
                 stack.pop()
-                continue
-            path = prefix + name
-            if path not in self._exclude:
-                inside = self._look(path, look_below(below, name))
-                if inside is not None:
-                    stack.append((f"{path}/", self._names(path), inside))
+            else:
+                stack.append(inside)
 
-    def _names(self, directory: str) -> Iterator[str]:
-        return iter(sorted(os.listdir(f"{self._upper}/{directory}")))
+    def _level(self, prefix: str, lowers: list[str]) -> _Level:
+        with os.scandir(f"{self._upper}/{prefix}") as found:
+            names = sorted(found, key=_name_of)
+        known = None
+        if lowers and len(names) >= _MANY:
+            known = {name for lower in lowers for name in os.listdir(lower)}
+        return _Level(prefix, iter(names), lowers, known)
+
+    def _advance(self, level: _Level) -> _Level | None:
+        """Take in names until one is a directory, which is the next level."""
+        run: _Run | None = None
+        for item in level.left:
+            name = item.name
+            if self._exclude and level.prefix + name in self._exclude:
+                continue
+            below = level.below(name) if level.lowers else None
+            if below is None and item.is_file(follow_symlinks=False):
+                run = run or self._begin_run(level.prefix, item)
+                if run is not None:
+                    run.names.append(name)
+                    run.inodes.append(item.inode())
+                    continue
+            self._end_run(run)
+            run = None
+            inside = self._look(level.prefix + name, below)
+            if inside is not None:
+                return self._level(f"{level.prefix}{name}/", inside)
+        self._end_run(run)
+        return None
+
+    def _begin_run(self, prefix: str, item: os.DirEntry[str]) -> _Run | None:
+        """A new run of files, or None where a directory lists other inodes than files have."""
+        if item.stat(follow_symlinks=False).st_ino != item.inode():
+            return None
+        run = _Run(prefix, [], [])
+        self._found.append(run)
+        return run
+
+    def _end_run(self, run: _Run | None) -> None:
+        """Note the inodes of a run's files."""
+        if run is None:
+            return
+        if len(set(run.inodes)) == len(run.inodes) and self._seen.isdisjoint(run.inodes):
+            self._seen.update(run.inodes)
+        else:
+            for inode in run.inodes:
+                self._note(inode)
+
+    def _note(self, inode: int) -> None:
+        """A file of that inode was met."""
+        if inode in self._seen:
+            self._twice.add(inode)
+        self._seen.add(inode)
 
     def _look(self, path: str, below: Below | None) -> list[str] | None:
         """Take in what is at ``path``; for a directory, what is merged below it."""
         found = os.lstat(f"{self._upper}/{path}")
         if is_whiteout(found, f"{self._upper}/{path}"):
             if below is not None:
-                self._deletions.append(path)
+                self._found.append(Hidden(path))
             return None
         entry = entry_of(self._upper, path, found)
         if entry is None:
@@ -143,6 +269,8 @@ class _Snapshot:
         changed = below is None or not _same(entry, below)
         linked = found.st_nlink > 1 and entry.kind is Kind.FILE
         inode = (found.st_dev, found.st_ino) if linked else None
+        if linked:
+            self._note(found.st_ino)
         self._found.append(_Candidate(entry, changed, inode))
         return None
 
@@ -153,15 +281,33 @@ class _Snapshot:
         if is_opaque(f"{self._upper}/{entry.path}"):
             self._found.append(_Candidate(entry, changed=True))
             if has_names(below.merged):
-                self._opaque.append(entry.path)
+                self._found.append(Hidden(entry.path, opaque=True))
             return []
         self._found.append(_Candidate(entry, not _same(entry, below)))
         return below.merged
 
+    def _look_at_links(self) -> None:
+        """Look at files of runs whose inode was met twice, each by itself."""
+        found, self._found = self._found, []
+        for item in found:
+            if not isinstance(item, _Run) or self._twice.isdisjoint(item.inodes):
+                self._found.append(item)
+                continue
+            run: _Run | None = None
+            for name, inode in zip(item.names, item.inodes, strict=True):
+                if inode in self._twice:
+                    run = None
+                    self._look(item.prefix + name, None)
+                    continue
+                if run is None:
+                    run = _Run(item.prefix, [], [])
+                    self._found.append(run)
+                run.names.append(name)
+
     def _join_links(self) -> None:
         groups: dict[tuple[int, int], list[_Candidate]] = {}
         for item in self._found:
-            if item.inode is not None:
+            if isinstance(item, _Candidate) and item.inode is not None:
                 groups.setdefault(item.inode, []).append(item)
         for first, *others in groups.values():
             first.changed = any(item.changed for item in (first, *others))
@@ -179,13 +325,22 @@ class _Snapshot:
     def _parents(self) -> set[str]:
         """The directories that hold a change, at any depth."""
         parents: set[str] = set()
-        changed = (item.entry.path for item in self._found if item.changed)
-        for path in chain(changed, self._deletions, self._opaque):
+        for path in self._changed():
             parent = path.rpartition("/")[0]
             while parent and parent not in parents:
                 parents.add(parent)
                 parent = parent.rpartition("/")[0]
         return parents
+
+    def _changed(self) -> Iterator[str]:
+        """Paths that are changes; of a run, of which all have one parent, what it begins with."""
+        for item in self._found:
+            if isinstance(item, _Run):
+                yield item.prefix
+            elif isinstance(item, Hidden):
+                yield item.path
+            elif item.changed:
+                yield item.entry.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.compression import inflate
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.limits import LIMITS, LayerLimits
-from asyncbuild.layers.pack import OPAQUE_MARKER, WHITEOUT_PREFIX, BlobFile
+from asyncbuild.layers.members import OPAQUE_MARKER, WHITEOUT_PREFIX
+from asyncbuild.layers.pack import BlobFile
 from asyncbuild.layers.reader import TarReader
 from asyncbuild.layers.tree import LayerTree
 from asyncbuild.records import dataclass

@@ -32,7 +32,8 @@ from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.listing import list_root
 from asyncbuild.layers.materialise import materialise
 from asyncbuild.layers.pack import PackedLayer, pack_to_file
-from asyncbuild.layers.snapshot import snapshot
+from asyncbuild.layers.sidebyside import processors
+from asyncbuild.layers.snapshot import survey
 from asyncbuild.layers.unpack import Unpacked, UnpackJob, unpack
 from asyncbuild.records import dataclass
 
@@ -247,9 +248,10 @@ def _do(job: Job, pipe: int | None, peer: socket.socket) -> Result:
     changes = (
         unflat(job.changes)
         if isinstance(job, PackJob)
-        else snapshot(job.upper, job.lowers, job.exclude)
+        else survey(job.upper, job.lowers, job.exclude)
     )
-    return pack_to_file(changes, job.blob_path, job.compression, _Reporter(peer).report)
+    report = _Reporter(peer).report
+    return pack_to_file(changes, job.blob_path, job.compression, report, processors())
 
 
 def _chunks(pipe: int) -> Iterator[bytes]:
