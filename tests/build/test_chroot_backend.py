@@ -118,6 +118,19 @@ def test_a_failing_command_is_told_what_it_lacks(world: World) -> None:
     assert "no /proc" in (caught.value.hint or "")
 
 
+def test_capabilities_are_dockers(world: World) -> None:
+    """However much more the builder has: a RUN may change roots, owners and users, and mount nothing."""
+    may = "chroot / true && chown 5:6 /made && mknod /n c 1 3"
+    must_not = "mount -t tmpfs x /tmp || hostname other || ip link set lo down || date -s 0"
+    recorder = Recorder()
+    script = f"RUN touch /made; {may} && echo may; {must_not} || echo must not\n"
+    request = world.request(f"{FROM}{script}", "app", run=CHROOT)
+    trio.run(partial(world.build, request, recorder=recorder))
+    assert [line for line in recorder.output().splitlines() if line.endswith(("may", "not"))] == [
+        "may", "must not"
+    ]  # fmt: skip
+
+
 OVERRIDE = bytes.fromhex("0100000202000000000000000000000000000000")
 """An effective CAP_DAC_OVERRIDE, as struct vfs_cap_data."""
 

@@ -190,6 +190,39 @@ def test_places_leave_nothing_behind(below: Path) -> None:
     assert list(aside.iterdir()) == []
 
 
+LOOKING = """
+import os, sys
+opened = []
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(sys.argv[1]):
+        opened.append(os.path.relpath(arguments[0], sys.argv[1]))
+from asyncbuild.rootfs.statwalk import Upper, walk
+tree, upper, layer = sys.argv[1:]
+sys.addaudithook(note)
+before = walk(tree)
+found = list(opened)
+os.truncate(tree + "/d7/f9", 0)
+Upper(tree, upper, [layer], keep=True).write(before, walk(tree))
+print(len(before), found, sorted(set(opened)))
+"""
+
+
+def test_what_did_not_change_is_never_read(shm_path: Path) -> None:
+    """Of ten thousand files the one is opened that another size has; nothing is hashed before the command."""
+    layer, tree, upper = (shm_path / name for name in ("layer", "tree", "upper"))
+    for number in range(100):
+        (layer / f"d{number}").mkdir(parents=True)
+        for file in range(100):
+            (layer / f"d{number}/f{file}").write_text("content")
+    tree.mkdir()
+    upper.mkdir()
+    make_root([str(layer)], str(tree))
+    program = f"import sys; sys.path[:0] = {sys.path!r}\n{LOOKING}"
+    command = [sys.executable, "-c", program, str(tree), str(upper), str(layer)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "10100 [] ['d7/f9']\n"
+
+
 def test_mount_points_are_left_out(below: Path) -> None:
     """What is mounted in a tree is not of it."""
     (below / "mnt").mkdir()

@@ -18,7 +18,7 @@ from asyncbuild.build.run_options import RunOptions
 from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs.isolation import Isolation
-from asyncbuild.rootfs.runspec import RunSpec, TmpfsMount
+from asyncbuild.rootfs.runspec import DEFAULT_SHM_SIZE, RunSpec, TmpfsMount
 from asyncbuild.rootfs.sandbox import OnOutput, PlainPlace, start_chroot_helper
 
 _TREE = "tree"
@@ -96,3 +96,5 @@ def check_without_mounts(spec: RunSpec, tell: Callable[[str], None]) -> None:
         )
     if any(isinstance(mount, TmpfsMount) and mount.size for mount in spec.mounts):
         tell("--mount=type=tmpfs: size has no effect without mounts")
+    if spec.shm_size != DEFAULT_SHM_SIZE:
+        tell("--shm-size has no effect without mounts")
