@@ -24,6 +24,7 @@ from asyncbuild.build.foresight import Foresight, worth_trying
 from asyncbuild.build.guess import Guesses, WrongGuess
 from asyncbuild.build.keys import content_key, run_content_key, shows_a_stage
 from asyncbuild.build.known_keys import BELOW, KnownKeys
+from asyncbuild.build.layers import NewLayer
 from asyncbuild.build.outline import OutlinedStep, StageOutline, has_run
 from asyncbuild.build.recipes import StageKeys, StepKey
 from asyncbuild.build.resolving import BaseImage
@@ -68,6 +69,9 @@ async def _execute_outline(session: Session, outline: StageOutline, guesses: Gue
             for step in outline.steps:
                 await walk.take(step)
             state = await walk.finish()
+    except WrongGuess:
+        walk.withdraw()
+        raise
     finally:
         walk.foresight.close()
     session.tell(events.StageFinished(outline.stage.label, trio.current_time() - started))
@@ -87,6 +91,7 @@ class _Walk:
         self.foresight = Foresight(session.job, session.withdraw)
         self._linked: Mapping[int, Hit] = {}
         self._untold: list[Chain] = []
+        self._sent: list[NewLayer] = []
         self._has_run = False
         self._cached = 0
         self._done = 0
@@ -137,6 +142,11 @@ class _Walk:
         await self._guesses.check(self._state.root, at_end=True)
         self._tell_cache()
         return replace(self._state, image=self._outline.image, scope=self._outline.scope)
+
+    def withdraw(self) -> None:
+        """Take back the layers that rest on a wrong guess: they are in no image."""
+        for layer in self._sent:
+            self._session.withdraw(layer)
 
     async def _from_base(self) -> StageState:
         """The image, the stage or the nothing that FROM names. Base layers are published from here on."""
@@ -267,6 +277,7 @@ class _Walk:
             raise error.at(step.instruction.location) from error
         self._done += 1
         layers = self._state.layers if change.layer is None else (*self._state.layers, change.layer)
+        self._sent += [] if change.layer is None else [change.layer]
         self._state = replace(
             self._state, root=change.root, layers=layers, made_at=session.job.created
         )

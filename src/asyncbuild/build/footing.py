@@ -70,6 +70,7 @@ def _files_of(session: Session, base: BaseImage) -> BaseFiles:
         partial(session.supply.has_root, base),
         partial(session.listings.known, base),
         partial(session.listings.distrust, chain_of(base)),
+        partial(session.glimpses.of, base),
     )
 
 

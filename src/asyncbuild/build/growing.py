@@ -21,6 +21,7 @@ from asyncbuild.image.manifest import Descriptor
 from asyncbuild.records import dataclass
 
 CHUNK = 1 << 20
+_PIECE = 64 << 10
 
 
 def _ignore(position: int) -> None:
@@ -149,6 +150,11 @@ class GrowingFile:
     def _read(self, count: int, position: int) -> bytes:
         assert self._descriptor is not None
         return os.pread(self._descriptor, count, position)
+
+    def first(self, size: int) -> Iterator[bytes]:
+        """The first ``size`` bytes, which are there, once more, in pieces. Blocks."""
+        for position in range(0, size, _PIECE):
+            yield self._read(min(_PIECE, size - position), position)
 
     async def _wait_growth(self) -> None:
         if self._error is not None:

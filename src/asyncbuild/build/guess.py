@@ -5,8 +5,9 @@ So while the base is still on its way, its listing answers (`asyncbuild.build.li
 that, the base is assumed to have nothing there: most steps write below a directory of their own (``/app``),
 which no base has. The files are packed and sent meanwhile. Before a RUN the base is looked at, and after a
 guess also before the stage is done; if it is otherwise, the stage is executed again without any of this.
-Nothing of common names (``/usr``, ``/etc``, …) is ever guessed, and no result of a guess is told to the
-cache before it was found right.
+Nothing of common names (``/usr``, ``/srv``, …) is ever guessed, but the beginnings of the base's layers
+may tell what it has there (`asyncbuild.build.glimpses`): that is used and checked like a guess. No result
+of any of this is told to the cache before it was found right.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ COMMON = frozenset(
 
 
 class Unknown(NotKnown):
-    """A question about the base that cannot be guessed."""
+    """A question about the base, what is at ``path``, that cannot be guessed."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
 
 
 class WrongGuess(Exception):
@@ -83,24 +88,29 @@ class Guesses:
         self._allowed = allowed
         self._names: set[str] = set()
         self._listed: list[Known] = []
+        self._glimpsed: list[Known] = []
 
     def pending(self, *, run_follows: bool) -> bool:
         """Whether anything is assumed that will be checked; a listing is if a RUN follows."""
-        return bool(self._names or (self._listed and run_follows))
+        return bool(self._names or self._glimpsed or (self._listed and run_follows))
 
     async def look(self, root: Root, work: Callable[[View], T]) -> T:
         """``work`` upon a view of ``root``: if the base is not here and ``work`` can do with that, upon one
-        with the base's listing, or a guessed base. ``work`` may be called several times, in a thread.
+        with the base's listing, a guessed base, or a glimpse of it. ``work`` may be called several times,
+        in a thread.
         """
         if self._allowed and (known := await root.known()) is not None:
             with suppress(NotKnown, AsyncbuildError):  # an error must be true of the base itself
-                result = await trio.to_thread.run_sync(work, known.view)
-                _check_whole(result)
-                self._listed.append(known)
-                return result
+                return await _upon(known, work, self._listed)
         elif self._allowed and (guessed := root.guess(base := GuessedBase())) is not None:
-            with suppress(Unknown):
+            try:
                 result = await trio.to_thread.run_sync(work, guessed)
+            except Unknown as unknown:
+                glimpsed = await root.glimpsed(unknown.path)
+                if glimpsed is not None:
+                    with suppress(NotKnown, AsyncbuildError):
+                        return await _upon(glimpsed, work, self._glimpsed)
+            else:
                 self._names |= base.names
                 return result
         return await trio.to_thread.run_sync(work, await root.view())
@@ -116,11 +126,20 @@ class Guesses:
         base = await root.without_additions().view()
         if any(base.lookup(name) is not None for name in self._names):
             raise WrongGuess(self._names)
-        for known in self._listed:
+        for known in (*self._listed, *self._glimpsed):
             truth = await known.truth.view()
             await trio.to_thread.run_sync(_compare, known, truth)
         self._names.clear()
         self._listed.clear()
+        self._glimpsed.clear()
+
+
+async def _upon(known: Known, work: Callable[[View], T], used: list[Known]) -> T:
+    """``work`` upon a view of what is known; then that is among what was ``used``."""
+    result = await trio.to_thread.run_sync(work, known.view)
+    _check_whole(result)
+    used.append(known)
+    return result
 
 
 def _compare(known: Known, truth: View) -> None:

@@ -18,6 +18,7 @@ from asyncbuild.build.waves import decided, waves
 from asyncbuild.errors import AsyncbuildError, SourceLocation
 from asyncbuild.layers.listing import Listing
 from asyncbuild.records import dataclass
+from asyncbuild.rootfs.glimpsed import GlimpsedTree
 from asyncbuild.rootfs.known import KnownTree
 from asyncbuild.rootfs.view import DirectoryTree, Tree, View
 
@@ -45,12 +46,14 @@ class Addition:
 class BaseFiles:
     """The files of a base image: ``directories`` fetches them, ``arrived`` says whether that is done, and
     ``listing`` is what is known of them without; ``distrust`` is told, with the files, if that is wrong.
+    ``glimpse`` tells what they are likely to have at a name at the root, while they are on their way.
     """
 
     directories: Callable[[], Future[Directories]]
     arrived: Callable[[], bool] = lambda: False
     listing: Callable[[], Future[Listing | None]] = lambda: kept("no listing", None)
     distrust: Callable[[Root], None] = lambda _: None
+    glimpse: Callable[[str], Future[tuple[Tree, ...] | None]] = lambda _: kept("no glimpse", None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,14 +70,14 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """A view in which a listing (``tree``) stands for files that are not here; ``truth`` is a root of them.
-    If it is not as the listing says, ``distrust`` is to be told.
+    """A view in which a listing or a glimpse (``tree``) stands for files that are not here; ``truth`` is a
+    root of them. If it is not as that says, ``distrust`` is to be told.
     """
 
     view: View
-    tree: KnownTree
+    tree: KnownTree | GlimpsedTree
     truth: Root
-    distrust: Callable[[Root], None]
+    distrust: Callable[[Root], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,11 +105,24 @@ class Root:
         """A view with ``base`` in the place of a base that is not here yet; None if there is no need, or
         if more than the base is unknown.
         """
-        trees = [addition.tree for addition in reversed(self.additions)]
-        if self.base is None or self.base.arrived() or None in trees:
+        above = self._trees()
+        if self.base is None or self.base.arrived() or above is None:
             return None
         self.base.directories()  # they are on their way meanwhile
-        return View([*(tree for tree in trees if tree is not None), base])
+        return View([*above, base])
+
+    async def glimpsed(self, path: str) -> Known | None:
+        """A view with what the base, which is on its way, is likely to have at the first name of ``path``;
+        None if that cannot be told, or if more than the base is unknown.
+        """
+        name, above = path.partition("/")[0], self._trees()
+        if self.base is None or not name or above is None:
+            return None
+        layers = await self.base.glimpse(name).wait()
+        if layers is None:
+            return None
+        tree = GlimpsedTree(layers)
+        return Known(View([*above, tree]), tree, self.without_additions())
 
     async def known(self) -> Known | None:
         """A view with a listing in the place of a base that is not here, and of the additions that the
@@ -173,6 +189,11 @@ class Root:
             return None
         listing = await self.base.listing().wait()
         return None if listing is None else (listing, 0, self.base.distrust)
+
+    def _trees(self) -> list[Tree] | None:
+        """What the additions hold, topmost first; None if that has to be looked at."""
+        trees = [item.tree for item in reversed(self.additions) if item.tree is not None]
+        return trees if len(trees) == len(self.additions) else None
 
     def _lowest(self, count: int) -> Root:
         """The base and the ``count`` lowest additions."""

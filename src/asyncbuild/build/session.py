@@ -20,6 +20,7 @@ from asyncbuild.build.backends import Backends
 from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
+from asyncbuild.build.glimpses import Glimpses
 from asyncbuild.build.job import Job
 from asyncbuild.build.kept_mounts import KeptMounts
 from asyncbuild.build.layers import BaseLayer, ImageLayer, NewLayer
@@ -98,6 +99,7 @@ class Session:
         self.destinations = _destinations(job, self.supply, request.destinations)
         self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
         self.listings = Listings(job, self.supply, self.cache)
+        self.glimpses = Glimpses(job, self.supply)
         self.context: Future[DirectoryContext] = job.ledger.spawn(
             job.nursery, "context", self._open_context
         )

@@ -1,0 +1,167 @@
+"""Glimpses of a base on its way: used before it is unpacked, and the same image whatever it turns out to be."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+from collections.abc import AsyncIterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from asyncbuild.build.request import BuildResult
+from asyncbuild.build.workers import WorkerPool
+from asyncbuild.errors import DockerfileError
+from asyncbuild.image.digest import DiffId
+from asyncbuild.image.manifest import Descriptor
+from asyncbuild.layers.unpack import Unpacked
+from asyncbuild.report.events import LayerPacked
+from support.builds import HOST, GatedDouble, Recorder, World, add_busybox, requests_of
+from support.images import EPOCH, Layer, directory, symlink, text
+
+FROM = f"FROM {HOST}/base/busybox\n"
+COPY = f"{FROM}COPY tree /srv/files\nRUN true\n"
+SRV = directory("srv", 0o751, uid=7, gid=8, mtime=12, xattrs={"user.note": "x"})
+OPAQUE = text("srv/.wh..wh..opq", "")
+
+
+class PatientPool(WorkerPool):
+    """Unpacks layers only once something has been sent to ``double``."""
+
+    double: GatedDouble
+
+    async def unpack(
+        self,
+        descriptor: Descriptor,
+        diff_id: DiffId | None,
+        destination: Path,
+        chunks: AsyncIterable[bytes],
+        *,
+        tee: Path | None = None,
+    ) -> Unpacked:
+        """Wait, then unpack."""
+        with trio.fail_after(60):  # it ends here where nothing is sent before the base is there
+            await self.double.wait(lambda: bool(requests_of(self.double, "PUT")))
+        return await super().unpack(descriptor, diff_id, destination, chunks, tee=tee)
+
+
+def world(path: Path, *more: Layer, double: GatedDouble | None = None) -> World:
+    """A world whose base has ``more`` layers on top of busybox, and a context with a tree."""
+    made = World.below(path, double)
+    add_busybox(made.double, "base/busybox", *more)
+    made.write({"tree/file": "content", "tree/deep/other": "more"})
+    for item in made.context.rglob("*"):
+        os.utime(item, (EPOCH, EPOCH))
+    return made
+
+
+def entries(world: World, result: BuildResult, place: int) -> dict[str, tarfile.TarInfo]:
+    """The entries of one layer, -1 being the topmost."""
+    descriptor = result.manifest.layers[place]
+    data = gzip.decompress((world.store / "blobs/sha256" / descriptor.digest.hex).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {item.name: item for item in tar}
+
+
+def packed(recorder: Recorder) -> int:
+    """How many layers a build made."""
+    return len(recorder.of(LayerPacked))
+
+
+@pytest.mark.parametrize("lines", ["COPY tree /srv/files", "WORKDIR /srv/files\nCOPY tree ."])
+def test_a_layer_arrives_before_the_base_is_unpacked(shm_path: Path, lines: str) -> None:
+    """The base is unpacked only when the COPY's layer has been sent, and ``srv`` in it is the base's."""
+    double = GatedDouble()
+    where = world(shm_path, Layer.of(directory("etc"), SRV, directory("usr")), double=double)
+
+    async def build() -> BuildResult:
+        async with PatientPool(3) as pool:
+            pool.double = double
+            return await where.build(
+                where.request(f"{FROM}{lines}\nRUN true\n", "out:1"), workers=pool
+            )
+
+    found = entries(where, trio.run(build), 2)
+    srv = found["srv"]
+    assert (srv.mode, srv.uid, srv.gid, srv.mtime) == (0o751, 7, 8, 12)
+    assert srv.pax_headers["SCHILY.xattr.user.note"] == "x"
+    assert "srv/files" in found
+
+
+LOOKS: dict[str, tuple[tuple[Layer, ...], str, int]] = {
+    "nothing": ((), "srv", 1),
+    "a directory": ((Layer.of(SRV),), "srv", 1),
+    "implied": ((Layer.of(SRV), Layer.of(text("srv/a", "a"))), "srv", 1),
+    "implied alone": ((Layer.of(text("srv/a", "a")),), "srv", 1),
+    "changed above": ((Layer.of(SRV), Layer.of(directory("srv", 0o700, mtime=13))), "srv", 1),
+    "a link": ((Layer.of(directory("real"), symlink("srv", "real")),), "real", 1),
+    "a link that is replaced": ((Layer.of(symlink("srv", "etc")), Layer.of(SRV)), "srv", 1),
+    "whiteout": ((Layer.of(SRV), Layer.of(text(".wh.srv", ""))), "srv", 1),
+    "whiteout and again": (
+        (Layer.of(SRV), Layer.of(text(".wh.srv", ""), directory("srv", 0o711))),
+        "srv",
+        1,
+    ),
+    "opaque": ((Layer.of(SRV, directory("srv/files", 0o700)), Layer.of(OPAQUE)), "srv", 2),
+    "opaque again": ((Layer.of(SRV), Layer.of(directory("srv", 0o711), OPAQUE)), "srv", 1),
+    "the destination": ((Layer.of(SRV, directory("srv/files", 0o700)),), "srv", 1),
+    "out of order": ((Layer.of(directory("usr"), SRV, directory("a")),), "srv", 2),
+    "whiteout out of order": (
+        (Layer.of(SRV), Layer.of(directory("usr"), text(".wh.srv", ""))),
+        "srv",
+        2,
+    ),
+    "a link out of order": (
+        (Layer.of(directory("real"), directory("usr"), symlink("srv", "real")),),
+        "real",
+        2,
+    ),
+}
+"""Layers of the base, where the files go, and how often they are packed: once more after a wrong glimpse."""
+
+
+@pytest.mark.parametrize("run", ["RUN true\n", ""])
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_same_image_as_upon_a_base_that_is_here(shm_path: Path, look: str, run: str) -> None:
+    """Whatever the base has at ``/srv``: cold, with glimpses, and with the base unpacked before."""
+    layers, name, times = LOOKS[look]
+    lines = COPY.replace("RUN true\n", run)
+    here, cold = world(_below(shm_path, "here"), *layers), world(_below(shm_path, "cold"), *layers)
+    here.run(f"{FROM}RUN true\n", "base:1")
+    for listing in (here.store / "listings").rglob("*"):
+        listing.unlink()
+    expected = here.run(lines, "out:1", use_cache=False)
+    recorder = Recorder()
+    built = trio.run(lambda: cold.build(cold.request(lines, "out:1"), recorder=recorder))
+    place = len(built.manifest.layers) - 1 - bool(run)
+    assert built.manifest.layers == expected.manifest.layers
+    assert f"{name}/files/deep/other" in entries(cold, built, place)
+    assert cold.wrong() == []
+    assert packed(recorder) == times + bool(run)
+
+
+def _below(path: Path, name: str) -> Path:
+    (path / name).mkdir()
+    return path / name
+
+
+@pytest.mark.parametrize(
+    "layers", [(text("srv", "no directory"),), (directory("a"), directory("usr"), text("srv", ""))]
+)
+def test_a_file_in_the_way(shm_path: Path, layers: tuple[Any, ...]) -> None:
+    """It is the error that it always was, also where the glimpse did not see it; nothing is left."""
+    where = world(shm_path, Layer.of(*layers))
+    with pytest.raises(DockerfileError, match="file /srv"):
+        where.run(COPY, "out:1")
+    assert where.wrong() == []
+
+
+def test_names_of_users_wait_for_the_base(shm_path: Path) -> None:
+    """What is in a file no beginning tells."""
+    where = world(shm_path, Layer.of(text("etc/passwd", "someone:x:7:8::/:/bin/sh\n"), SRV))
+    result = where.run(COPY.replace("tree", "--chown=someone tree"), "out:1")
+    assert entries(where, result, 2)["srv/files/file"].uid == 7
