@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -131,6 +132,15 @@ def test_the_dockerfile_has_its_targets() -> None:
     stages = [stage.from_.name for stage in parse_dockerfile(path.read_bytes(), str(path)).stages]
     assert {"slim", "executor", "warmer", "debug"} <= set(stages)
     assert stages[-1] == "asyncbuild"
+
+
+def test_the_own_image_builds_every_example() -> None:
+    """scripts/own-image builds the image by itself, and with that image each of these."""
+    directories = {path.name for path in (DEPLOY.parent / "examples").iterdir() if path.is_dir()}
+    script = runpy.run_path(str(DEPLOY.parent / "scripts/own_image.py"))
+    assert set(script["EXAMPLES"]) == directories
+    stages = parse_dockerfile((DEPLOY / "Dockerfile").read_bytes(), "Dockerfile").stages
+    assert set(script["TARGETS"]) <= {stage.from_.name for stage in stages}
 
 
 @pytest.fixture

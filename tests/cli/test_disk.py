@@ -86,6 +86,21 @@ def test_read_only_store(shm_path: Path) -> None:
     assert b"registry.invalid: no such host" not in done.stderr
 
 
+FILLED = """
+mount -t tmpfs -o size=4k,nr_inodes=9 small /tmp
+dd if=/dev/zero of=/tmp/full bs=4096 count=1 2> /dev/null
+! dd if=/dev/zero of=/tmp/more bs=4096 count=1 2> /dev/null && exec "$@"
+"""
+
+
+def test_full_tmp(shm_path: Path, busybox_base: str) -> None:
+    """A build needs no room in /tmp."""
+    context(shm_path, f"FROM {busybox_base}\nRUN echo made > /made\nCOPY Dockerfile /\n")
+    before = ("unshare", "--mount", "sh", "-c", FILLED, "sh")
+    done = asyncbuild("build", "--store", "store", "context", cwd=shm_path, before=before)
+    assert done.returncode == 0, told(done)
+
+
 def test_store_that_is_something_else(shm_path: Path) -> None:
     """A directory with other things in it is left alone."""
     path = context(shm_path, "FROM scratch\nLABEL a=b\n", {"precious": "mine"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +116,34 @@ def test_interrupted_in_the_middle_of_a_command(
     assert Belongings.now().more_than(mine) == []
     assert store_faults(shm_path / "store") == []
     assert registry.call("GET", "/v2/interrupted/app/tags/list")[0] == 404
+
+
+def test_the_terminal_is_as_it_was(shm_path: Path, busybox_base: str) -> None:
+    """Ctrl-C in the live view: the cursor is shown, and no setting is another."""
+    context(shm_path, SLEEPS.format(base=busybox_base))
+    controller, terminal = os.openpty()
+    before = termios.tcgetattr(terminal)
+    command = [*COMMAND, "build", "--store", "store", "--progress", "tty", "context"]
+    with subprocess.Popen(
+        command,
+        cwd=shm_path,
+        env=environment(TERM="xterm"),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        process_group=0,
+    ) as child:
+        shown = b""
+        while b"ready" not in shown:
+            shown += os.read(controller, 65536)
+        os.killpg(child.pid, signal.SIGINT)
+        while b"interrupted by SIGINT" not in shown:
+            shown += os.read(controller, 65536)
+        assert child.wait(PATIENCE) == 130
+    assert termios.tcgetattr(terminal) == before
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l") > 0
+    os.close(controller)
+    os.close(terminal)
 
 
 def test_what_was_executed_before_an_interruption_is_kept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import select
 import signal
 import subprocess
@@ -79,6 +80,25 @@ def test_a_read_only_store(user: User, registry: DockerRegistry, busybox_base: s
     done = held.asyncbuild(*words(registry, user, f"FROM {busybox_base}\nRUN true\n"))
     assert done.returncode == 74, told(done)
     assert str(user.store).encode() in done.stderr, told(done)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("size=1m", ": the disk is full"), ("ro", "is on a read-only file system")],
+    ids=["full", "read-only"],
+)
+def test_a_store_without_namespaces(
+    user: User, registry: DockerRegistry, busybox_base: str, options: str, message: str
+) -> None:
+    """With --isolation none it is the same: 74, and the store is named."""
+    held = on(user, options)
+    line = words(registry, user, f"FROM {busybox_base}\nCOPY noise /\n")
+    (user.directory / "context/noise").write_bytes(random.Random(1).randbytes(4 << 20))
+    done = held.asyncbuild(*line[:-1], "--isolation", "none", line[-1])
+    assert done.returncode == 74, told(done)
+    assert message in done.stderr.decode(), told(done)
+    assert str(user.store) in done.stderr.decode(), told(done)
+    assert registry.call("HEAD", "/v2/user-faults/app/manifests/1")[0] == 404
 
 
 def test_a_full_tmp(user: User, registry: DockerRegistry, busybox_base: str) -> None:
