@@ -16,6 +16,10 @@ import pytest
 
 from asyncbuild.cli import arguments
 from asyncbuild.cli.headstart import prepare
+from asyncbuild.cli.kaniko_flags import EXECUTOR, read_flags
+from asyncbuild.cli.kaniko_headstart import begin
+from asyncbuild.registry.headstart import HeadStart
+from support import bases
 from support.commands import asyncbuild, context, environment, told
 from support.registry import DockerRegistry
 
@@ -23,6 +27,9 @@ PREPARE = """
 import json, os, sys
 from asyncbuild.cli import arguments
 from asyncbuild.cli.headstart import prepare
+from asyncbuild.cli.kaniko_flags import EXECUTOR, read_flags
+from asyncbuild.cli.kaniko_headstart import begin
+from asyncbuild.registry.headstart import HeadStart
 options = arguments.parser().parse_args(sys.argv[1:])
 prepare(options, os.environ)
 early = options.head_start._asked[0]
@@ -183,3 +190,45 @@ def test_a_mirror_is_asked_as_the_build_will_ask(shm_path: Path) -> None:
         options = prepared(shm_path, "FROM busybox\n", *mirror)
         assert is_called(listener)
         options.head_start.close()
+
+
+def kaniko_begins(directory: Path, name: str, *words: str) -> HeadStart | None:
+    """The head start of kaniko's flags for a Dockerfile whose base is at ``name``."""
+    place = context(directory, f"FROM {name}/a\n")
+    flags = ["--context", f"dir://{place}", "--skip-tls-verify-registry", name, *words]
+    return begin(read_flags(EXECUTOR, flags), {})
+
+
+def test_kaniko_calls_registries_too(shm_path: Path) -> None:
+    """By its own flags: here of a registry that speaks TLS, whatever its certificate."""
+    with nobody() as (listener, name):
+        start = kaniko_begins(shm_path, name, "--no-push")
+        assert is_called(listener)
+        assert start is not None
+        start.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--dryrun",), ("--cache-dir", "."), ("--isolation", "inplace"), ("--context-sub-path", "x")],
+)
+def test_kaniko_builds_without(shm_path: Path, words: tuple[str, ...]) -> None:
+    """A plan, images that are here, `/` that will be changed, a Dockerfile that is not there."""
+    with nobody() as (listener, name):
+        assert kaniko_begins(shm_path, name, "--no-push", *words) is None
+        assert not is_called(listener)
+
+
+@pytest.mark.integration
+def test_kaniko_build_with_a_head_start(shm_path: Path, tls_registry: DockerRegistry) -> None:
+    """Over TLS: the base's manifest and configuration are asked for once each."""
+    bases.busybox_image().push(tls_registry, "base/busybox")
+    place = context(shm_path, f"FROM {tls_registry.host}/base/busybox:latest\nENV A=b\n")
+    words = ("--context", f"dir://{place}", "--destination", f"{tls_registry.host}/kaniko/early:1")
+    trust = ("--registry-certificate", f"{tls_registry.host}={tls_registry.ca_file}")
+    env = environment(XDG_CACHE_HOME=str(shm_path / "cache"))
+    before = tls_registry.mark()
+    done = asyncbuild("kaniko", *words, *trust, env=env)
+    assert done.returncode == 0, told(done)
+    asked = [item.path for item in tls_registry.requests(before) if item.method == "GET"]
+    assert len(asked) == 2, asked

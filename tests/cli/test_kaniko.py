@@ -16,7 +16,8 @@ import pytest
 import trio
 
 from asyncbuild.cli import kaniko_options as wanted
-from asyncbuild.cli.kaniko import build_request, kaniko
+from asyncbuild.cli.kaniko import kaniko
+from asyncbuild.cli.kaniko_build import build_request
 from asyncbuild.cli.kaniko_context import Archive, Directory, context_place
 from asyncbuild.cli.kaniko_flags import EXECUTOR, WARMER, Given, read_flags
 from asyncbuild.cli.kaniko_registries import registry_settings

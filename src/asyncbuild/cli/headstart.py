@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -43,10 +43,12 @@ from asyncbuild.store.layout import Layout
 
 if TYPE_CHECKING:
     import ssl
+    from pathlib import Path
 
     from asyncbuild.cli.inputs import Inputs
     from asyncbuild.image.platform import Platform
     from asyncbuild.plan.nouns import ImageRef
+    from asyncbuild.plan.planner import PlanRequest
 
 _MOST = 8
 _LONGEST = 1 << 20
@@ -56,7 +58,7 @@ _FROM = re.compile(
     r"^\s*FROM\s+(?:--platform=\S+\s+)?([^\s$]+)(?:\s+AS\s+(\S+))?\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_FAULTS = (AsyncbuildError, InvalidReference, OSError)
+FAULTS = (AsyncbuildError, InvalidReference, OSError)
 """Of the user's input or this machine's files: the build will meet them again."""
 
 
@@ -67,32 +69,24 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
     """
     foresight = None
     if not any(getattr(options, name) for name in _LOOKS_ELSEWHERE):
-        with contextlib.suppress(*_FAULTS):
+        with contextlib.suppress(*FAULTS):
             foresight = Foresight.of(options, environ)
             options.head_start = HeadStart()
-            _dial(foresight, options)
+            place = options.file or os.path.join(options.context, "Dockerfile")
+            foresight.dial(options.head_start, names_in(place), options.tag)
     from asyncbuild.cli.inputs import read_inputs  # noqa: PLC0415 - while connections are made
 
     options.inputs = read_inputs(options)
     if foresight is not None:
-        with contextlib.suppress(*_FAULTS):
-            for image in _images(options.inputs, options.target)[:_MOST]:
-                foresight.ask(options.head_start, image.reference, image.platform)
+        with contextlib.suppress(*FAULTS):
+            foresight.ask(options.head_start, _images(options.inputs, options.target))
 
 
-def _dial(foresight: Foresight, options: argparse.Namespace) -> None:
-    for push, names in ((False, _names(options)), (True, options.tag)):
-        for name in names[:_MOST]:
-            with contextlib.suppress(*_FAULTS):
-                foresight.dial(options.head_start, name, push=push)
-
-
-def _names(options: argparse.Namespace) -> list[str]:
-    """What looks like an image's name in the Dockerfile, if that is a file here: before it is parsed."""
-    place = options.file or os.path.join(options.context, "Dockerfile")
+def names_in(path: str) -> list[str]:
+    """What looks like an image in the Dockerfile ``path``, if that is a file; before it is parsed."""
     with contextlib.suppress(OSError, ValueError):
-        if os.path.isfile(place):
-            with open(place, encoding="utf-8") as file:
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
                 found = _FROM.findall(file.read(_LONGEST))
             stages = {stage.lower() for _, stage in found}
             named = dict.fromkeys(name for name, _ in found)
@@ -101,20 +95,25 @@ def _names(options: argparse.Namespace) -> list[str]:
 
 
 def _images(inputs: Inputs, target: str | None) -> list[ImageRef]:
+    from asyncbuild.plan.planner import PlanRequest  # noqa: PLC0415 - while connections are made
+
+    request = PlanRequest(
+        platform=inputs.platform,
+        build_platform=inputs.build_platform,
+        build_args=inputs.build_args,
+        target=target,
+        contexts=inputs.contexts,
+    )
+    return images_in(inputs.dockerfile, inputs.dockerfile_path, request)
+
+
+def images_in(dockerfile: bytes, path: Path, request: PlanRequest) -> list[ImageRef]:
+    """The images of registries that a build of the Dockerfile reads. Raises `AsyncbuildError`."""
     from asyncbuild.dockerfile.parser import parse_dockerfile  # noqa: PLC0415 - as above
     from asyncbuild.plan.contexts import LAYOUT_HOST  # noqa: PLC0415
-    from asyncbuild.plan.planner import PlanRequest, make_plan  # noqa: PLC0415
+    from asyncbuild.plan.planner import make_plan  # noqa: PLC0415
 
-    plan = make_plan(
-        parse_dockerfile(inputs.dockerfile, str(inputs.dockerfile_path)),
-        PlanRequest(
-            platform=inputs.platform,
-            build_platform=inputs.build_platform,
-            build_args=inputs.build_args,
-            target=target,
-            contexts=inputs.contexts,
-        ),
-    )
+    plan = make_plan(parse_dockerfile(dockerfile, str(path)), request)
     images = [planned.image for planned in plan.images]
     return [image for image in images if image.reference.registry != LAYOUT_HOST]
 
@@ -134,12 +133,21 @@ class Foresight:
         files = find_files(environ, os.path.expanduser("~"), options.certs_dir)
         hosts = read_hosts(options, options.insecure)
         places = Places(files, read_mirrors(options.registry_mirror), hosts, HostSettings())
-        layout = Layout(store_directory(options.store, environ))
-        return cls(places, Proxies.from_environment(environ), environ, layout)
+        return cls.at(places, store_directory(options.store, environ), environ)
 
-    def dial(self, start: HeadStart, name: str, *, push: bool) -> None:
-        """Connect to where the image ``name`` is pulled from or pushed to."""
-        named = Reference.parse(name)
+    @classmethod
+    def at(cls, places: Places, store: Path, environ: Mapping[str, str]) -> Foresight:
+        """With the store ``store``."""
+        return cls(places, Proxies.from_environment(environ), environ, Layout(store))
+
+    def dial(self, start: HeadStart, pulled: Sequence[str], pushed: Sequence[str]) -> None:
+        """Connect to where images are pulled from, and to where they are pushed to."""
+        for push, names in ((False, pulled), (True, pushed)):
+            for name in names[:_MOST]:
+                with contextlib.suppress(*FAULTS):
+                    self._dial(start, Reference.parse(name), push=push)
+
+    def _dial(self, start: HeadStart, named: Reference, *, push: bool) -> None:
         route = self.places.push(named.registry, named.repository)
         if not push:
             route = self.places.pull(named.registry, named.repository, tag=True)[0]
@@ -147,16 +155,20 @@ class Foresight:
         if place is not None:
             start.dial(place)
 
-    def ask(self, start: HeadStart, reference: Reference, platform: Platform) -> None:
-        """Ask for the image ``reference``, unless it is here."""
-        if self._has(reference.identifier):
-            return
-        tag = reference.digest is None
-        route = self.places.pull(reference.registry, reference.repository, tag=tag)[0]
-        place = self._place(route)
-        if place is not None:
-            first = self._get(route, place, manifest_path(route.repository, reference.identifier))
-            start.ask(place, first, partial(self._next, route, place, platform))
+    def ask(self, start: HeadStart, images: Sequence[ImageRef]) -> None:
+        """Ask for ``images``, unless they are here."""
+        for image in images[:_MOST]:
+            reference = image.reference
+            if self._has(reference.identifier):
+                continue
+            tag = reference.digest is None
+            route = self.places.pull(reference.registry, reference.repository, tag=tag)[0]
+            place = self._place(route)
+            if place is not None:
+                first = self._get(
+                    route, place, manifest_path(route.repository, reference.identifier)
+                )
+                start.ask(place, first, partial(self._next, route, place, image.platform))
 
     def _place(self, route: Route) -> Place | None:
         """Where a route leads; None if that is found out by trying, or leads through a proxy."""

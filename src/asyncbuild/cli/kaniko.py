@@ -1,48 +1,20 @@
 """``asyncbuild kaniko``, and the program called as ``executor``: kaniko's command line, our builds.
 
-docs/migrating-from-kaniko.md says of every flag what it does here.
+docs/migrating-from-kaniko.md says of every flag what it does here. `kaniko_build` makes the build; it is
+imported when the first requests are on their way.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-
-import trio
 
 from asyncbuild import __version__
-from asyncbuild.build.request import BuildRequest, BuildResult, CachePlace
-from asyncbuild.build.run_options import RunOptions, Secret
-from asyncbuild.cli import kaniko_options as wanted
-from asyncbuild.cli.build import creation_time, run_build
-from asyncbuild.cli.cache_options import read_cache_options
-from asyncbuild.cli.inputs import pairs
-from asyncbuild.cli.kaniko_files import builder_output, digest_files, write_file
-from asyncbuild.cli.kaniko_flags import EXECUTOR, Given, parse_duration, read_flags
-from asyncbuild.cli.kaniko_registries import registry_settings
-from asyncbuild.cli.kaniko_source import KanikoSource, open_source
-from asyncbuild.cli.places import store_directory
-from asyncbuild.cli.run_options import read_isolation, secret_of_file, secret_of_variable
+from asyncbuild.cli.kaniko_flags import EXECUTOR, Given, read_flags
 from asyncbuild.errors import UsageError
-from asyncbuild.image.platform import Platform
-from asyncbuild.image.reference import Reference
-from asyncbuild.output.spec import OutputKind, OutputSpec
-from asyncbuild.registry.registries import RegistrySettings
-from asyncbuild.report.choose import make_reporter
-from asyncbuild.report.events import Reporter, WarningRaised
-from asyncbuild.rootfs.isolation import Isolation
 
 GUIDE = "docs/migrating-from-kaniko.md"
-_MEANT_IN_PLACE = ("--force", "--cleanup")
-_WARMED = Path("/cache")
-"""Where warmer leaves images unless told otherwise."""
 
 
 def kaniko(words: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
@@ -80,191 +52,15 @@ def _read(words: Sequence[str]) -> Given:
 
 
 def _execute(given: Given, environ: Mapping[str, str]) -> int:
-    wanted.check(given, environ)
-    reporter = make_reporter(wanted.progress(given), sys.stderr, environ, time.monotonic)
-    with ExitStack() as stack:
-        stack.callback(reporter.close)
-        _warn(given, reporter, read_isolation(given.text("isolation"), environ))
-        source = open_source(given, environ, stack)
-        request = build_request(given, source, environ)
-        if given.on("dryrun"):
-            return _print_plan(request)
-        settings = registry_settings(given, request.destinations, environ)
-        if request.run.isolation is Isolation.INPLACE:
-            request, settings = _in_place(given, request, settings)
-        first, *others = given.texts("target") or (None,)
-        for target in others:  # built, as kaniko does, and not published
-            trio.run(run_build, _unpublished(request, target), settings, reporter)
-        result = trio.run(run_build, replace(request, target=first), settings, reporter)
-    _write_files(given, result, environ)
-    sys.stdout.write(f"{result.manifest.digest}\n")
-    return 0
+    from asyncbuild.cli.kaniko_options import check  # noqa: PLC0415 - not for --help
 
+    check(given, environ)
+    from asyncbuild.cli.kaniko_headstart import begin  # noqa: PLC0415
 
-def _in_place(
-    given: Given, request: BuildRequest, settings: RegistrySettings
-) -> tuple[BuildRequest, RegistrySettings]:
-    from asyncbuild.cli.inplace import with_own_root  # noqa: PLC0415 - rarely needed
+    head_start = begin(given, environ)
+    from asyncbuild.cli.kaniko_build import execute  # noqa: PLC0415 - takes long
 
-    named = wanted.outputs(given)
-    files = (named.digest, named.name_with_digest, named.name_tag_with_digest)
-    here = [path for path in files if path and not path.startswith("https://")]
-    force, cleanup = given.on("force"), given.on("cleanup")
-    return with_own_root(request, settings, here, force=force, cleanup=cleanup)
-
-
-def _warn(given: Given, reporter: Reporter, isolation: Isolation) -> None:
-    means = _MEANT_IN_PLACE if isolation is Isolation.INPLACE else ()
-    without_meaning = [flag for flag in given.without_meaning if flag not in means]
-    if without_meaning:
-        flags = ", ".join(without_meaning)
-        reporter.emit(WarningRaised(f"without meaning here: {flags} (see {GUIDE})"))
-
-
-def _print_plan(request: BuildRequest) -> int:
-    from asyncbuild.build.builder import plan_build  # noqa: PLC0415 - only for --dryrun
-    from asyncbuild.plan.render import render  # noqa: PLC0415
-
-    sys.stdout.write(render(plan_build(request)))
-    return 0
-
-
-def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]) -> BuildRequest:
-    """What the flags ask for, with the first ``--target``."""
-    named = wanted.destinations(given)
-    here = Platform.of_machine(platform.machine())
-    reproducible = given.on("reproducible")
-    request = BuildRequest(
-        context=source.context,
-        dockerfile=source.dockerfile,
-        dockerfile_path=source.dockerfile_path,
-        store=_store(given, environ),
-        platform=_platform(given, here),
-        build_platform=here,
-        created=_created(environ, reproducible=reproducible),
-        destinations=named if wanted.pushes(given, environ) else (),
-        outputs=_outputs(wanted.outputs(given)),
-        names=named or ((wanted.UNNAMED,) if given.text("tar-path") else ()),
-        target=next(iter(given.texts("target")), None),
-        build_args=wanted.build_arguments(given, environ),
-        labels=pairs(given.texts("label"), "--label"),
-        annotations=pairs(given.texts("annotation"), "--annotation"),
-        run=RunOptions(
-            secrets=_secrets(given, environ),
-            isolation=read_isolation(given.text("isolation"), environ),
-        ),
-        compression=wanted.compression(given),
-        docker_media_types=wanted.docker_types(given),
-        keep_immutable_tags=given.on("push-ignore-immutable-tag-errors"),
-        squash=given.on("single-snapshot"),
-        ignored_paths=given.texts("ignore-path"),
-        clamp_times=reproducible,
-        volumes_are_lost=True,
-        created_is_fixed=reproducible or bool(environ.get("SOURCE_DATE_EPOCH")),
-        cache_dir=_warmed(given),
-        cache_ttl=parse_duration("--cache-ttl", given.text("cache-ttl")),
-    )
-    return _with_cache(request, given, named, environ)
-
-
-def _secrets(given: Given, environ: Mapping[str, str]) -> dict[str, Secret]:
-    return {
-        item.name: (
-            secret_of_variable(item.name, item.source, environ)
-            if item.is_variable
-            else secret_of_file(item.name, item.source)
-        )
-        for item in wanted.secrets(given, environ)
-    }
-
-
-def _store(given: Given, environ: Mapping[str, str]) -> Path:
-    asked = wanted.store(given, environ)
-    return asked if asked is not None else store_directory(None, environ)
-
-
-def _warmed(given: Given) -> Path | None:
-    """The directory of base images: ``--cache-dir``, or the one that warmer fills, if it is there."""
-    text = given.text("cache-dir")
-    if text:
-        return Path(text)
-    return _WARMED if (_WARMED / "oci-layout").is_file() else None
-
-
-def _platform(given: Given, here: Platform) -> Platform:
-    text = given.text("custom-platform")
-    try:
-        return Platform.parse(text, here) if text else here
-    except ValueError as error:
-        raise UsageError(f"--custom-platform: {error}") from None
-
-
-def _created(environ: Mapping[str, str], *, reproducible: bool) -> int:
-    if reproducible and not environ.get("SOURCE_DATE_EPOCH"):
-        return 0
-    return creation_time(environ)
-
-
-def _outputs(files: wanted.Outputs) -> tuple[OutputSpec, ...]:
-    found = []
-    if files.tar:
-        found.append(OutputSpec(OutputKind.DOCKER, files.tar))
-    if files.layout:
-        found.append(OutputSpec(OutputKind.OCI, files.layout, tar=False))
-    return tuple(found)
-
-
-def _unpublished(request: BuildRequest, target: str) -> BuildRequest:
-    return replace(request, target=target, destinations=(), outputs=(), names=())
-
-
-def _with_cache(
-    request: BuildRequest, given: Given, named: tuple[Reference, ...], environ: Mapping[str, str]
-) -> BuildRequest:
-    """The request with kaniko's cache: one place that is read and written, for all stages.
-
-    COPY's layers are cached too, unless they are said not to be: kaniko leaves them out.
-    """
-    runs = given.on("cache-run-layers")
-    copies = given.on("cache-copy-layers") if given.has("cache-copy-layers") else runs
-    kinds = [*(("RUN", "WORKDIR") if runs else ()), *(("COPY", "ADD") if copies else ())]
-    if not (given.on("cache") and kinds):
-        return replace(request, use_cache=False)
-    sources, targets = cache_places(given.text("cache-repo"), named, environ)
-    return replace(
-        request,
-        cached_instructions=frozenset(kinds),
-        cache_from=sources,
-        cache_to=() if given.on("no-push-cache") else targets,
-    )
-
-
-def cache_places(
-    repository: str, named: Sequence[Reference], environ: Mapping[str, str]
-) -> tuple[tuple[CachePlace, ...], tuple[CachePlace, ...]]:
-    """Where results are looked for, and where they go: ``--cache-repo``, by default ``cache`` below the
-    first destination's repository; ``oci:PATH`` is a directory.
-    """
-    options = argparse.Namespace(
-        **dict.fromkeys(("cache_from", "cache_to", "no_cache_filter", "tag"), ()),
-        **dict.fromkeys(("cache_repo", "cache_ttl"), ""),
-        no_cache=False,
-    )
-    if repository.startswith("oci:"):
-        path = repository.removeprefix("oci:")
-        options.cache_from = [f"type=local,src={path}"]
-        options.cache_to = [f"type=local,dest={path},mode=max"]
-    elif repository or named:
-        options.cache_repo = repository or f"{named[0].name}/cache"
-    read = read_cache_options(options, environ)
-    return read.sources, read.targets
-
-
-def _write_files(given: Given, result: BuildResult, environ: Mapping[str, str]) -> None:
-    digest = result.manifest.digest
-    files = digest_files(wanted.outputs(given), digest, wanted.destinations(given))
-    for place, data in (*files, *builder_output(environ, digest, result.pushed)):
-        write_file(place, data)
+    return execute(given, environ, head_start)
 
 
 def help_text() -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from asyncbuild.cli.kaniko_flags import Given
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import DOCKER_HUB, Reference
-from asyncbuild.registry.credentials import Keychain
 from asyncbuild.registry.hosts import HostSettings
-from asyncbuild.registry.keychain import SOURCE_NAMES, standard_keychain
 from asyncbuild.registry.mirrors import Mirror, Mirrors, registry_name
-from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from asyncbuild.registry.credentials import Keychain
+    from asyncbuild.registry.registries import RegistrySettings
 
 _HELPERS = ("env", "google", "ecr", "acr", "gitlab")
 
@@ -27,14 +29,29 @@ def registry_settings(
     Flags without a host's name are kaniko's ``--insecure`` and ``--skip-tls-verify`` for the
     destinations, and their ``-pull`` forms for every other registry.
     """
-    mirrors = read_mirrors(given, environ)
+    from asyncbuild.registry.registries import RegistrySettings  # noqa: PLC0415 - takes long
+
+    hosts, others = read_hosts(given, {item.registry for item in destinations}, environ)
+    return RegistrySettings(
+        keychain=keychain(given, environ),
+        hosts=hosts,
+        others=others,
+        mirrors=read_mirrors(given, environ),
+        environ=environ,
+        policy=_policy(given),
+    )
+
+
+def read_hosts(
+    given: Given, pushed: Collection[str], environ: Mapping[str, str]
+) -> tuple[dict[str, HostSettings], HostSettings]:
+    """How single registries are spoken to, and all others; ``pushed`` are those of destinations."""
     hosts: dict[str, HostSettings] = {}
     others = HostSettings()
     if given.on("skip-tls-verify-pull"):
         others = HostSettings(insecure=True, plain=False)
     if given.on("insecure-pull"):
         others = HostSettings(insecure=True)
-    pushed = {reference.registry for reference in destinations}
     for host in sorted(pushed):
         hosts[host] = _pushed_host(given, others)
     for name in given.texts("insecure-registry"):
@@ -43,18 +60,13 @@ def registry_settings(
         known = hosts.get(registry_name(name), others)
         if not known.insecure:
             hosts[registry_name(name)] = HostSettings(insecure=True, plain=False)
-    for mirror in (mirror for places in mirrors.places.values() for mirror in places):
+    for mirror in (
+        item for places in read_mirrors(given, environ).places.values() for item in places
+    ):
         if mirror.plain:
             hosts[mirror.registry] = HostSettings(insecure=True, plain=True)
     _add_certificates(given, hosts, others)
-    return RegistrySettings(
-        keychain=keychain(given, environ),
-        hosts=hosts,
-        others=others,
-        mirrors=mirrors,
-        environ=environ,
-        policy=_policy(given),
-    )
+    return hosts, others
 
 
 def _pushed_host(given: Given, others: HostSettings) -> HostSettings:
@@ -114,6 +126,8 @@ def _policy(given: Given) -> RetryPolicy:
 
 def keychain(given: Given, environ: Mapping[str, str]) -> Keychain:
     """Files of logins, then what ``--credential-helpers`` lets this place give."""
+    from asyncbuild.registry.keychain import SOURCE_NAMES, standard_keychain  # noqa: PLC0415 - takes long
+
     known = any(flag.name == "credential-helpers" for flag in given.table)
     chosen: tuple[str, ...] = SOURCE_NAMES
     if known and given.has("credential-helpers"):
