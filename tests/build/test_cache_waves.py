@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,21 @@ from typing import Any
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from asyncbuild.build.futures import Ledger, Promise
 from asyncbuild.build.request import CachePlace
+from asyncbuild.cache.scope_index import decode_index, encode_index
+from asyncbuild.image.manifest import Index
 from asyncbuild.image.reference import Reference
 from asyncbuild.report.events import Outcome, StepFinished
 from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest
 from asyncbuild.testing.registry import RegistryDouble
-from support.builds import HOST, Recorder, World, add_busybox, manifest_of
+from support.builds import HOST, GatedDouble, Recorder, World, add_busybox, manifest_of, requests_of
 
 STEPS = 30
 MOST = 15
 """Dependent round trips that a rebuild may take."""
+PATIENCE = 60.0
+"""Seconds after which a test that waits for a request which never comes fails instead of waiting on."""
 PLACE = CachePlace(Reference.parse(f"{HOST}/team/cache:main"), everything=True)
 
 
@@ -74,3 +81,115 @@ def test_thirty_hits_on_another_machine(shm_path: Path) -> None:
     assert asked
     assert not asked & layers
     assert 0 < double.waves <= MOST
+
+
+def test_a_cached_rebuild_waits_three_times(shm_path: Path) -> None:
+    """The index has the base's configuration. So the manifest, the index and an upload session are asked for
+    at once; then all layers are mounted while the configuration goes up; then the manifest is put.
+    """
+    double = GatedDouble()
+    base = add_busybox(double)
+    lines = [f"FROM {HOST}/base/busybox"]
+    lines += [f"COPY file /copy{number}\nRUN echo {number} > /made{number}" for number in range(5)]
+    dockerfile = "\n".join(lines) + "\n"
+    worlds = []
+    for name in ("one", "other"):
+        (shm_path / name).mkdir()
+        worlds.append(World.below(shm_path / name, double))
+        worlds[-1].write({"file": "content"})
+    worlds[0].run(dockerfile, "out:1", cache_to=(PLACE,))
+    double.log.clear()
+
+    def asked(method: str, what: str) -> int:
+        paths = [f"{item.path}?{item.query}" for item in double.log if item.method == method]
+        return sum(what in path for path in paths)
+
+    def first(item: Asked) -> bool:
+        return "/again/" not in item.path and item.method == "GET"
+
+    def both(item: Asked) -> bool:
+        return "mount=" in item.query or (item.method, "/uploads/" in item.path) == ("PUT", True)
+
+    double.hold(
+        first,
+        lambda: (asked("GET", "/manifests/"), asked("POST", "/again/blobs/uploads/?")) == (2, 1),
+    )
+    double.hold(both, lambda: (asked("POST", "mount="), asked("PUT", "/uploads/")) == (11, 1))
+
+    async def rebuild() -> None:
+        with trio.fail_after(PATIENCE):
+            await worlds[1].build(worlds[1].request(dockerfile, "again:1", cache_from=(PLACE,)))
+
+    trio.run(rebuild)
+    assert len(manifest_of(double, "again", "1")["layers"]) == 10 + len(base.layers)
+    gets = [line for line in requests_of(double, "GET") if "/manifests/f-" not in line]
+    assert len(gets) == 2
+    assert requests_of(double)[-1] == "PUT /v2/again/manifests/1"
+
+
+def test_a_configuration_that_the_index_has_wrong(shm_path: Path) -> None:
+    """The digest vouches for it: another text under its place is not taken, and the base is asked."""
+    double = RegistryDouble()
+    add_busybox(double)
+    (shm_path / "one").mkdir()
+    (shm_path / "other").mkdir()
+    first, other = World.below(shm_path / "one", double), World.below(shm_path / "other", double)
+    dockerfile = f"FROM {HOST}/base/busybox\nRUN echo made > /made\n"
+    built = first.run(dockerfile, "out:1", cache_to=(PLACE,))
+    index = double.manifest("team/cache", "main")
+    assert isinstance(index, Index)
+    scope = decode_index(index, PLACE.reference or Reference.parse(HOST))
+    forged = dict.fromkeys(scope.configs, b"{}")
+    assert forged
+    double.add_manifest("team/cache", "main", encode_index(replace(scope, configs=forged)))
+    double.log.clear()
+    again = other.run(dockerfile, "again:1", cache_from=(PLACE,))
+    assert again.manifest.digest == built.manifest.digest
+    assert (
+        len([item for item in double.log if item.method == "GET" and "/blobs/" in item.path]) == 1
+    )
+
+
+class Watched(Ledger):
+    """A ledger that shows all of its promises."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[Promise[Any]] = []
+
+    def promise(self, label: str) -> Promise[Any]:
+        """A new promise."""
+        self.all.append(super().promise(label))
+        return self.all[-1]
+
+    def of(self, word: str) -> dict[str, int]:
+        """How many promises that begin with ``word`` were kept, by the rest of their labels."""
+        done = [item.label for item in self.all if item.done and not item.failed]
+        return Counter(label.removeprefix(word) for label in done if label.startswith(word))
+
+
+def test_the_context_is_read_while_the_base_is_asked_for(shm_path: Path) -> None:
+    """The base's manifest comes only when the files are read; each path is read once."""
+    double, ledger = GatedDouble(), Watched()
+    add_busybox(double)
+    world = World.below(shm_path, double)
+    world.write({"a/one": "1", "a/two": "2", "b": "b"})
+    dockerfile = f"FROM {HOST}/base/busybox\nARG N=b\nCOPY a /x\nCOPY a /y\nCOPY b $N /z/\n"
+    double.hold(
+        lambda item: "/base/" in item.path, lambda: ledger.of("fingerprint ") == {"a": 1, "b": 1}
+    )
+
+    async def look() -> None:
+        while True:
+            await trio.sleep(0.01)
+            double.wake()
+
+    async def build() -> None:
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                await world.build(world.request(dockerfile, "out:1"), ledger=ledger)
+                nursery.cancel_scope.cancel()
+
+    trio.run(build)
+    assert ledger.of("fingerprint ") == {"a": 1, "b": 1}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import zlib
 
 import pytest
 import trio
@@ -10,10 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncbuild.cache.keys import Key
-from asyncbuild.cache.registry import IndexEntry, RegistryCache, decode_index, encode_index
+from asyncbuild.cache.registry import RegistryCache
 from asyncbuild.cache.results import Absence, Answer, CachedLayer, CachedResult, Hit
+from asyncbuild.cache.scope_index import (
+    LARGEST_CONFIG,
+    TABLE,
+    IndexEntry,
+    ScopeIndex,
+    chosen_configs,
+    decode_index,
+    encode_index,
+)
 from asyncbuild.image.digest import DiffId, Digest
-from asyncbuild.image.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
+from asyncbuild.image.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Index
 from asyncbuild.image.reference import Reference
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.testing.faults import Respond, Rule
@@ -150,21 +162,92 @@ def test_damaged_indexes_are_misses(body: bytes) -> None:
             st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=6), st.integers(0, 99)
         ),
         max_size=20,
-    )
+    ),
+    st.lists(st.text(), max_size=3),
 )
-def test_indexes_round_trip(entries: dict[int, tuple[list[str], int]]) -> None:
+def test_indexes_round_trip(entries: dict[int, tuple[list[str], int]], configs: list[str]) -> None:
     """What is put into an index comes out of it, with the repository as the origin of its layers."""
     manifest = Descriptor(OCI_MANIFEST, Digest.of(b"entry"), 5)
     made = {
         key(number): IndexEntry(manifest, result(*names, created=created))
         for number, (names, created) in entries.items()
     }
-    found = decode_index(encode_index(made), PLACE)
+    texts = [text.encode(errors="surrogatepass") for text in configs]
+    scope = decode_index(encode_index(ScopeIndex(made, chosen_configs(texts))), PLACE)
+    found = scope.entries
+    assert set(scope.configs.values()) == {text for text in texts if b"\xed" not in text}
+    assert all(digest == Digest.of(raw) for digest, raw in scope.configs.items())
     assert set(found) == set(made)
     for name, entry in found.items():
         assert entry.result.created == made[name].result.created
         assert entry.result.same_layers(made[name].result)
         assert all(item.origin == ORIGIN for item in entry.result.layers)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"",
+        b"no zlib",
+        zlib.compress(b"no JSON"),
+        zlib.compress(b"[]"),
+        zlib.compress(b'{"layers": []}'),
+        zlib.compress(b'{"layers": [], "entries": [[]], "configs": []}'),
+        zlib.compress(b'{"layers": [], "entries": [], "configs": [7]}'),
+        zlib.compress(b'{"layers": [7], "entries": [], "configs": []}'),
+        zlib.compress(b" " * (64 << 20) + b'{"layers": [], "entries": [], "configs": ["{}"]}'),
+    ],
+)
+def test_tables_that_are_none(table: bytes) -> None:
+    """Damaged ones, and one that would become very large, tell nothing."""
+    text = base64.b64encode(table).decode()
+    assert decode_index(Index.make((), annotations={TABLE: text}), PLACE) == ScopeIndex()
+
+
+def test_an_index_of_forty_steps_comes_in_one_round_trip() -> None:
+    """It fits into the ten segments that a connection carries at once, with the base's configuration."""
+    names = [f"layer {number}" for number in range(40)]
+    manifests = [Descriptor(OCI_MANIFEST, Digest.of(name.encode()), 1234) for name in names]
+    made = {
+        key(name): IndexEntry(manifest, result(*names[: place + 1]))
+        for place, (name, manifest) in enumerate(zip(names, manifests, strict=True))
+    }
+    config = json.dumps({"history": [{"created_by": f"RUN step {name}"} for name in names]})
+    index = encode_index(ScopeIndex(made, chosen_configs([config.encode()])))
+    assert len(index.raw) < 10 * 1400
+
+
+def test_configurations_that_an_index_keeps() -> None:
+    """Small texts, the first that are named; each once."""
+    large, binary = b"x" * (LARGEST_CONFIG + 1), b"\xff"
+    many = [f"{number}".encode() for number in range(99)]
+    kept = list(chosen_configs([b"one", large, binary, b"one", *many]).values())
+    assert kept[:3] == [b"one", b"0", b"1"]
+    assert len(kept) == 16
+
+
+def test_configurations_of_bases_are_remembered() -> None:
+    """Those that a build noted answer the next one, with those of the builds before it."""
+    double = RegistryDouble()
+    for name in ("a", "b"):
+        double.add_blob("team/cache", name.encode())
+
+    async def note(client: RegistryClient, name: str, text: bytes) -> None:
+        cache = RegistryCache(client, PLACE)
+        await cache.load()
+        cache.note_config(text)
+        await cache.put((key(name),), result(name))
+        await cache.refresh()
+        await cache.finish()
+
+    async def ask(client: RegistryClient) -> list[bytes | None]:
+        cache = RegistryCache(client, PLACE)
+        await cache.load()
+        return [await cache.config(Digest.of(text)) for text in (b"one", b"two", b"three")]
+
+    with_client(double, lambda client: note(client, "a", b"one"))
+    with_client(double, lambda client: note(client, "b", b"two"))
+    assert with_client(double, ask) == [b"one", b"two", None]
 
 
 def test_looking_up_waits_for_the_index() -> None:

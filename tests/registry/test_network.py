@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import ssl
@@ -19,8 +20,10 @@ from asyncbuild.errors import RegistryUnavailable, UsageError
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.client import Fetched, RegistryClient
+from asyncbuild.registry.headstart import Ask, HeadStart, Place
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.network import SocketBackend
+from asyncbuild.registry.protocol import MANIFEST_ACCEPT, USER_AGENT
 from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
@@ -293,6 +296,48 @@ def test_dialled_connection_is_used(tls: Tls, *, secure: bool) -> None:
         )
     else:
         over_sockets(double, use, host=HostSettings(plain=True))
+
+
+@pytest.mark.parametrize(("far", "count"), [(0.0, 5), (math.inf, 1)])
+def test_connections_ahead(far: float, count: int) -> None:
+    """To a host that is far away as many are opened as a wave of requests will want; to a near one none."""
+    double = RegistryDouble()
+    double.add_image("a", "latest")
+
+    async def use(registries: Registries, client: RegistryClient) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(registries.dial_ahead, client.registry, "a", 5)
+            await client.get_manifest("a", "latest")
+        assert registries.statistics().connections == count
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(client.get_manifest, "a", "latest")
+        assert registries.statistics().connections == 5
+
+    over_sockets(double, use, host=HostSettings(plain=True), timeouts=Timeouts(far=far))
+
+
+def test_an_early_answer_tells_nothing_of_the_distance() -> None:
+    """What a head start was told is here at once, however far the registry is."""
+    double = RegistryDouble()
+    double.add_image("a", "latest")
+
+    async def main() -> None:
+        async with serving(double) as name:
+            start = HeadStart()
+            path = "/v2/a/manifests/latest"
+            said = (("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"))
+            headers = (*said, ("Accept", MANIFEST_ACCEPT))
+            place = Place("127.0.0.1", int(name.rpartition(":")[2]))
+            start.ask(place, Ask(f"http://{name}{path}", path, name, headers), lambda *_: None)
+            hosts = {name: HostSettings(plain=True)}
+            async with Registries(RegistrySettings(hosts=hosts, head_start=start)) as registries:
+                client = registries.client(name)
+                await client.get_manifest("a", "latest")
+                assert not client.is_near("a")
+
+    trio.run(main)
+    assert len(double.log) == 1
 
 
 def test_dial_never_fails() -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from asyncbuild.cache.inline import decode_inline
-from asyncbuild.cache.registry import decode_index
 from asyncbuild.cache.results import CachedResult, DamagedResult
+from asyncbuild.cache.scope_index import decode_index
 from asyncbuild.dockerfile.ignore import IgnorePatterns
 from asyncbuild.errors import AsyncbuildError, InputError, LayerError, RemoteProtocolError
 from asyncbuild.image.config import ImageConfig, InvalidConfig

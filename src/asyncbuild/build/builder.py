@@ -20,6 +20,7 @@ import trio
 from asyncbuild.build.answers import StageAnswer, ask_cache, remember_recipes
 from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.checking import check_late, tell_notices
+from asyncbuild.build.dialling import dial_ahead
 from asyncbuild.build.entitlements import check_plan_entitlements
 from asyncbuild.build.executor import execute_stage
 from asyncbuild.build.futures import Ledger
@@ -27,7 +28,7 @@ from asyncbuild.build.gate import check_plan_sources
 from asyncbuild.build.isolation import check_plan_isolation
 from asyncbuild.build.job import Job, time_text
 from asyncbuild.build.keeping import keep_unpushed
-from asyncbuild.build.keys import stage_keys
+from asyncbuild.build.keys import read_ahead, stage_keys
 from asyncbuild.build.layers import BaseLayer, layer_identity
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.outlines import outline_of
@@ -236,6 +237,7 @@ async def _run(session: Session) -> BuildResult:
     """The main line: everything is started, then the image is what the target's stage ends with."""
     plan = session.plan
     session.begins()
+    dial_ahead(session)
     for planned in plan.images:
         if planned.image.reference.registry == LAYOUT_HOST:
             continue
@@ -243,6 +245,7 @@ async def _run(session: Session) -> BuildResult:
         session.job.registries.client(reference.registry).expect(reference.repository, "pull")
     for planned in plan.images:
         session.supply.image(planned.image.reference, planned.image.platform)
+    read_ahead(session)
     for index in plan.needed:
         session.keys(index)
         if not session.cache.asks:

@@ -25,11 +25,12 @@ from asyncbuild.build.layers import BaseLayer, NewLayer, layer_identity
 from asyncbuild.build.publish import Destination
 from asyncbuild.build.recipes import StepKey
 from asyncbuild.cache.keys import Key
+from asyncbuild.cache.registry import RegistryCache
 from asyncbuild.cache.results import Absence, CachedLayer, CachedResult, Hit
 from asyncbuild.cache.source import CacheSource, CacheTarget
 from asyncbuild.cache.stored import StoreCache
 from asyncbuild.errors import AsyncbuildError
-from asyncbuild.image.digest import DiffId
+from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.facts import UnpackedFacts
@@ -159,6 +160,26 @@ class Cache:
             elif (hit := usable(item.linked_key)) is not None and not hit.result.below:
                 linked[place] = hit
         return Found(last, linked)
+
+    async def config(self, digest: Digest, patience: float) -> bytes | None:
+        """The configuration of a base, if the index of a cache in a registry holds it and comes within
+        ``patience`` seconds. The digest vouches for it, not the cache.
+        """
+        if not self._policy.ask:
+            return None
+        with trio.move_on_after(patience):
+            for source in self._sources:
+                if isinstance(source, RegistryCache):
+                    raw = await source.config(digest)
+                    if raw is not None and digest.matches(raw):
+                        return raw
+        return None
+
+    def note_config(self, raw: bytes) -> None:
+        """The configuration of a base of this build: exported beside what is made upon it."""
+        for export in self._exports:
+            if isinstance(export.target, RegistryCache):
+                export.target.note_config(raw)
 
     async def listing(self, chain: DiffId) -> bytes | None:
         """The listing of a base, from whichever source has it; all are asked at once."""

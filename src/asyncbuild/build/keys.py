@@ -1,4 +1,8 @@
-"""The keys of a stage: made as soon as its outline and the fingerprints of its files are there."""
+"""The keys of a stage: made as soon as its outline and the fingerprints of its files are there.
+
+Files of the context are read while the bases' names are asked for (`read_ahead`), each path once, however
+many steps name it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+from asyncbuild.build.futures import Future
 from asyncbuild.build.mount_keys import mount_parts
 from asyncbuild.build.outline import OutlinedStep, StageOutline
 from asyncbuild.build.recipes import (
@@ -137,8 +142,37 @@ async def _source(session: Session, instruction: ins.Copy | ins.Add, text: str) 
         remote = remote_of(instruction, text)
         if remote is not None:
             return await session.remotes.fingerprint(instruction, remote)
-    context = await session.context.wait()
-    return await session.read_contents(_fingerprint, session, context, instruction, text)
+    return await _of_context(session, instruction, text).wait()
+
+
+def read_ahead(session: Session) -> None:
+    """Begin to read what the keys will be made of: paths of the context that need no variable of a base."""
+    for stage in session.plan.stages:
+        for step in stage.steps:
+            copied = step.instruction
+            if isinstance(copied, ins.Copy | ins.Add) and step.source is None:
+                for text in copied.sources:
+                    if _is_plain_path(copied, text):
+                        _of_context(session, copied, text)
+
+
+def _is_plain_path(instruction: ins.Copy | ins.Add, text: str) -> bool:
+    """Whether the words of an instruction are what they will be when it is resolved."""
+    words = "".join((text, *instruction.excludes))
+    fetched = isinstance(instruction, ins.Add) and remote_of(instruction, text) is not None
+    return not fetched and not any(mark in words for mark in "$\\'\"")
+
+
+def _of_context(session: Session, instruction: ins.Copy | ins.Add, text: str) -> Future[Value]:
+    """What a path of the context is, as the instruction's flags have it."""
+
+    async def read() -> Value:
+        context = await session.context.wait()
+        return await session.read_contents(_fingerprint, session, context, instruction, text)
+
+    parents = isinstance(instruction, ins.Copy) and instruction.parents
+    key = ("fingerprint", text, parents, instruction.excludes)
+    return session.once(key, f"fingerprint {text}", read)
 
 
 def _fingerprint(

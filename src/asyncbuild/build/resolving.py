@@ -2,12 +2,13 @@
 
 A name is judged by the source policy first. A manifest comes from an OCI layout, the store, a directory of
 warmed images or a registry; a digest needs no request for what is here. Where a signature is wanted, it is
-verified before anything of the image is kept, fetched or told to others.
+verified before anything of the image is kept, fetched or told to others. A configuration is taken from the
+index of a cache if that has it: it was asked for at the same moment as the manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +35,9 @@ from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.records import dataclass
 from asyncbuild.registry.verification import Verification, refuse_unsigned
 from asyncbuild.report.events import ImageResolved
+
+_PATIENCE = 0.25
+"""How long an index that may have the configuration is waited for, as a part of what the manifest took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ class Resolver:
         self.layouts = {name: Path(path) for name, path in (layouts or {}).items()}
         self.on_manifest: Callable[[Reference, Platform, Manifest], None] | None = None
         """Told what an image's layers are called, before its configuration has come."""
+        self.remembered: Callable[[Digest, float], Awaitable[bytes | None]] | None = None
+        """Asked for a configuration, with the seconds that may be waited, before a registry is."""
+        self.on_config: Callable[[bytes], None] | None = None
+        """Told every configuration."""
 
     async def resolve(self, reference: Reference, platform: Platform) -> BaseImage:
         """The image that ``reference`` names, for ``platform``.
@@ -88,7 +96,10 @@ class Resolver:
         )
         if self.on_manifest is not None:
             self.on_manifest(reference, platform, manifest)
-        raw = await self._config(reference, manifest.config)
+        patience = _PATIENCE * (trio.current_time() - started)
+        raw = await self._config(reference, manifest.config, patience)
+        if self.on_config is not None:
+            self.on_config(raw)
         return BaseImage(reference, manifest, parse_config(reference, manifest, raw))
 
     async def _chosen(self, reference: Reference, named: Reference, platform: Platform) -> Manifest:
@@ -152,7 +163,7 @@ class Resolver:
         client = self._job.registries.client(reference.registry)
         return (await client.get_manifest(reference.repository, identifier)).manifest
 
-    async def _config(self, reference: Reference, descriptor: Descriptor) -> bytes:
+    async def _config(self, reference: Reference, descriptor: Descriptor, patience: float) -> bytes:
         kept = self._store.read_blob(descriptor.digest)
         if kept is not None:
             return kept
@@ -161,7 +172,11 @@ class Resolver:
             if found is not None:
                 await trio.to_thread.run_sync(self._store.put_blob, found)
                 return found
-        client = self._job.registries.client(reference.registry)
-        raw = await client.get_blob(reference.repository, descriptor)
+        raw = None
+        if self.remembered is not None:
+            raw = await self.remembered(descriptor.digest, patience)
+        if raw is None:
+            client = self._job.registries.client(reference.registry)
+            raw = await client.get_blob(reference.repository, descriptor)
         await trio.to_thread.run_sync(self._store.put_blob, raw)
         return raw

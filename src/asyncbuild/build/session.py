@@ -8,7 +8,7 @@ goes to the destinations; other stages are only looked into by COPY --from, and 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,7 @@ class Session:
         self.packer = Packer(job, request.compression, trim, self.reading)
         self.destinations = _destinations(job, self.supply, request.destinations)
         self.cache = make_cache(job, self.supply, self.destinations, request, work.policy)
+        resolver.remembered, resolver.on_config = self.cache.config, self.cache.note_config
         self.listings = Listings(job, self.supply, self.cache)
         self.glimpses = Glimpses(job, self.supply)
         self.context: Future[DirectoryContext] = job.ledger.spawn(
@@ -115,7 +116,7 @@ class Session:
         self._fails = False
         self._work = work
         self._reading = trio.CapacityLimiter(1)
-        self._flights: dict[tuple[str, int], Future[Any]] = {}
+        self._flights: dict[Hashable, Future[Any]] = {}
         self._published = line_of(plan)
         self._reserved: deque[UploadSessions] = deque()
         self._existing: dict[Digest, BaseLayer] = {}
@@ -147,12 +148,16 @@ class Session:
     def _flight(
         self, what: str, index: int, work: Callable[[Session, int], Awaitable[T]]
     ) -> Future[T]:
-        if (what, index) not in self._flights:
-            label = f"{what} {self.plan.all_stages[index].label}"
-            self._flights[what, index] = self.job.ledger.spawn(
-                self.job.nursery, label, work, self, index
-            )
-        return self._flights[what, index]
+        label = f"{what} {self.plan.all_stages[index].label}"
+        return self.once((what, index), label, work, self, index)
+
+    def once(
+        self, key: Hashable, label: str, work: Callable[..., Awaitable[T]], *args: Any
+    ) -> Future[T]:
+        """The only flight of ``key``, started when it is first asked for."""
+        if key not in self._flights:
+            self._flights[key] = self.job.ledger.spawn(self.job.nursery, label, work, *args)
+        return self._flights[key]
 
     def tell(self, event: Event) -> None:
         """Report an event."""

@@ -6,8 +6,9 @@
                           its annotations hold the key and the result (`CachedResult`)
     REPOSITORY:f-<chain>  what a base shows (`asyncbuild.layers.listing`), in the annotations of a manifest
     REPOSITORY:[SCOPE-]m-<hash>   a cache mount, if they are kept here too (`asyncbuild.build.kept_mounts`)
-    REPOSITORY:<scope>    an index of entries: one request answers for every key that it lists; or an
-                          image with an inline cache (`asyncbuild.cache.inline`)
+    REPOSITORY:<scope>    an index of entries (`asyncbuild.cache.scope_index`): one request answers for all
+                          keys that it lists, and for the configurations of the bases that they are made
+                          upon; or an image with an inline cache (`asyncbuild.cache.inline`)
 
 The tags are the truth: concurrent builds write different tags and never lose each other's entries. A
 scope index is read, merged and written when a build ends, so the later of two builds may miss what the
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -29,22 +29,25 @@ from asyncbuild.cache.keys import Key
 from asyncbuild.cache.results import (
     Absence,
     Answer,
-    CachedLayer,
     CachedResult,
     DamagedResult,
     Hit,
-    parse_written,
 )
-from asyncbuild.errors import ImageNotFound, RegistryError
+from asyncbuild.cache.scope_index import (
+    IndexEntry,
+    ScopeIndex,
+    chosen_configs,
+    decode_index,
+    encode_index,
+)
+from asyncbuild.errors import AsyncbuildError, ImageNotFound, RegistryError
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import (
-    OCI_MANIFEST,
     Descriptor,
     Index,
     Manifest,
 )
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.upload import UploadSession
 
@@ -52,7 +55,6 @@ EMPTY_CONFIG = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 KEY = "dev.asyncbuild.cache.key"
 RESULT = "dev.asyncbuild.cache.result"
-LAYERS = "dev.asyncbuild.cache.layers"
 CHAIN = "dev.asyncbuild.base.chain-id"
 LISTING = "dev.asyncbuild.base.listing"
 MOUNT = "dev.asyncbuild.mount.id"
@@ -62,14 +64,6 @@ MOST_ENTRIES = 2000
 MOST_LISTED = 2 << 20
 """Bytes of a listing; manifests of up to 4 MiB are taken everywhere."""
 _PROBES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One key of a scope index: the entry's manifest, and the result."""
-
-    descriptor: Descriptor
-    result: CachedResult
 
 
 class RegistryCache:
@@ -87,6 +81,9 @@ class RegistryCache:
         self._scopes = (reference.tag or "latest", *fallbacks)
         self._known: dict[Key, IndexEntry] = {}
         self._ours: dict[Key, IndexEntry] = {}
+        self._configs: dict[Digest, bytes] = {}
+        self._our_configs: list[bytes] = []
+        self._current: ScopeIndex | None = None
         self._listed: set[DiffId] = set()
         self._loaded = trio.Event()
         self._available = True
@@ -95,7 +92,7 @@ class RegistryCache:
 
     async def load(self) -> None:
         """Read the indexes of the scope and of its fallbacks, at once."""
-        found: dict[str, dict[Key, IndexEntry]] = {}
+        found: dict[str, ScopeIndex] = {}
 
         async def read(scope: str) -> None:
             found[scope] = await self._read_index(scope)
@@ -105,9 +102,20 @@ class RegistryCache:
                 for scope in self._scopes:
                     nursery.start_soon(read, scope)
             for scope in reversed(self._scopes):
-                self._known |= found[scope]
+                self._known |= found[scope].entries
+                self._configs |= found[scope].configs
         finally:
             self._loaded.set()
+
+    async def config(self, digest: Digest) -> bytes | None:
+        """The configuration of a base, if the indexes hold it; waits for them."""
+        if not self._loaded.is_set():
+            await self._loaded.wait()
+        return self._configs.get(digest)
+
+    def note_config(self, raw: bytes) -> None:
+        """The configuration of a base of this build: the index will hold it."""
+        self._our_configs.append(raw)
 
     async def look_up(self, keys: Iterable[Key], *, quick: bool = False) -> Mapping[Key, Answer]:
         """Answer from the indexes; what they do not list is asked for by tag, all at once, unless only a
@@ -139,24 +147,34 @@ class RegistryCache:
 
         A key that leads to the same layers already is left as it is, unless it was written earlier.
         """
+        failed: list[AsyncbuildError] = []
+
+        async def put(key: Key) -> None:
+            try:
+                await self._put(key, result)
+            except AsyncbuildError as error:
+                failed.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                known = self._known.get(key)
+                same = known is not None and known.result.same_layers(result)
+                if known is None or not same or _younger(result, known):
+                    nursery.start_soon(put, key)
+        if failed:
+            raise failed[0]
+
+    async def _put(self, key: Key, result: CachedResult) -> None:
         layer = result.layer.descriptor
         assert layer is not None
-        for key in keys:
-            known = self._known.get(key)
-            if (
-                known is not None
-                and known.result.same_layers(result)
-                and not _younger(result, known)
-            ):
-                continue
-            await self._put_config()
-            config = Descriptor(EMPTY_TYPE, Digest.of(EMPTY_CONFIG), len(EMPTY_CONFIG))
-            annotations = {KEY: key.hex, RESULT: result.encode().decode()}
-            manifest = Manifest.make(config, (layer,), annotations=annotations)
-            await self._client.put_manifest(
-                self._repository, key.tag, manifest.raw, manifest.media_type
-            )
-            self._ours[key] = IndexEntry(manifest.descriptor, result)
+        await self._put_config()
+        config = Descriptor(EMPTY_TYPE, Digest.of(EMPTY_CONFIG), len(EMPTY_CONFIG))
+        annotations = {KEY: key.hex, RESULT: result.encode().decode()}
+        manifest = Manifest.make(config, (layer,), annotations=annotations)
+        await self._client.put_manifest(
+            self._repository, key.tag, manifest.raw, manifest.media_type
+        )
+        self._ours[key] = IndexEntry(manifest.descriptor, result)
 
     async def listing(self, chain: DiffId) -> bytes | None:
         """One request: the manifest has the listing in itself."""
@@ -194,38 +212,43 @@ class RegistryCache:
         manifest = Manifest.make(empty, (empty,), annotations=text)
         await self._client.put_manifest(self._repository, tag, manifest.raw, manifest.media_type)
 
+    async def refresh(self) -> None:
+        """Read the scope's index as it is now: `finish` is near, and needs it."""
+        self._current = await self._read_index(self._scopes[0])
+
     async def finish(self) -> None:
-        """Merge what was put into the scope's index, as it is now."""
+        """Merge what was put into the scope's index, as it is now or was at the last `refresh`."""
         if not self._ours:
             return
-        current = await self._read_index(self._scopes[0])
-        merged = {**current, **self._ours}
+        current = self._current or await self._read_index(self._scopes[0])
+        self._current = None
+        merged = {**current.entries, **self._ours}
+        configs = chosen_configs([*self._our_configs, *current.configs.values()])
         newest = sorted(merged, key=lambda key: (-_age_from(merged[key].result), key))[
             :MOST_ENTRIES
         ]
-        index = encode_index({key: merged[key] for key in newest})
+        index = encode_index(ScopeIndex({key: merged[key] for key in newest}, configs))
         await self._client.put_manifest(
             self._repository, self._scopes[0], index.raw, index.media_type
         )
 
-    async def _read_index(self, scope: str) -> dict[Key, IndexEntry]:
+    async def _read_index(self, scope: str) -> ScopeIndex:
         try:
             fetched = await self._client.get_manifest(self._repository, scope)
         except ImageNotFound:
-            return {}
+            return ScopeIndex()
         except RegistryError:
             self._available = False
-            return {}
+            return ScopeIndex()
         if isinstance(fetched.manifest, Index):
             return decode_index(fetched.manifest, self._reference)
         try:
             raw = await self._client.get_blob(self._repository, fetched.manifest.config)
         except RegistryError:
-            return {}
+            return ScopeIndex()
         found = decode_inline(fetched.manifest, raw, replace(self._reference, tag=None))
-        return {
-            key: IndexEntry(fetched.manifest.descriptor, result) for key, result in found.items()
-        }
+        descriptor = fetched.manifest.descriptor
+        return ScopeIndex({key: IndexEntry(descriptor, result) for key, result in found.items()})
 
     async def _probe(self, key: Key) -> Answer:
         try:
@@ -271,57 +294,3 @@ def _age_from(result: CachedResult) -> int:
 
 def _younger(result: CachedResult, known: IndexEntry) -> bool:
     return _age_from(result) > _age_from(known.result)
-
-
-def encode_index(entries: Mapping[Key, IndexEntry]) -> Index:
-    """A scope index. Layers stand in one list and are named by their place: chains share most of them."""
-    layers: list[CachedLayer] = []
-    places: dict[tuple[str, str], int] = {}
-
-    def place(layer: CachedLayer) -> int:
-        assert layer.descriptor is not None
-        name = (str(layer.descriptor.digest), str(layer.diff_id))
-        if name not in places:
-            places[name] = len(layers)
-            layers.append(replace(layer, tree=""))
-        return places[name]
-
-    descriptors = []
-    for key, entry in entries.items():
-        result = entry.result
-        chain = [place(layer) for layer in result.layers]
-        text = json.dumps([[result.created, result.written], *chain], separators=(",", ":"))
-        annotations = {KEY: key.hex, RESULT: text}
-        descriptors.append(replace(entry.descriptor, annotations=annotations))
-    table = json.dumps([layer.to_json() for layer in layers], separators=(",", ":"))
-    return Index.make(tuple(descriptors), annotations={LAYERS: table})
-
-
-def decode_index(index: Index, reference: Reference) -> dict[Key, IndexEntry]:
-    """The entries of a scope index; what cannot be read is left out."""
-    origin = replace(reference, tag=None)
-    try:
-        table = [
-            CachedLayer.from_json(item, origin)
-            for item in json.loads(index.annotations.get(LAYERS, "[]"))
-        ]
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    entries = {}
-    for descriptor in index.manifests:
-        entry = _decode_entry(descriptor, table)
-        if entry is not None:
-            entries[Key(descriptor.annotations.get(KEY, ""))] = entry
-    return entries
-
-
-def _decode_entry(descriptor: Descriptor, table: list[CachedLayer]) -> IndexEntry | None:
-    try:
-        times, *chain = json.loads(descriptor.annotations[RESULT])
-        created, written = times if isinstance(times, list) else (times, times)
-        layers = [table[int(place)] for place in chain]
-        result = CachedResult(layers[-1], tuple(layers[:-1]), int(created), parse_written(written))
-    except (KeyError, ValueError, TypeError, IndexError, RecursionError):
-        return None
-    plain = Descriptor(OCI_MANIFEST, descriptor.digest, descriptor.size)
-    return IndexEntry(plain, result)

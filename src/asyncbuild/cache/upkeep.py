@@ -23,10 +23,9 @@ from asyncbuild.cache.registry import (
     MOUNT,
     RESULT,
     WRITTEN,
-    decode_index,
-    encode_index,
 )
 from asyncbuild.cache.results import CachedResult, DamagedResult
+from asyncbuild.cache.scope_index import decode_index, encode_index
 from asyncbuild.errors import ImageNotFound, RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Index, Manifest
@@ -79,7 +78,7 @@ async def list_entries(client: RegistryClient, repository: str) -> tuple[CacheEn
             except ImageNotFound:  # somebody deleted it just now
                 return
         if isinstance(manifest, Index):
-            lists[tag] = frozenset(key.hex for key in decode_index(manifest, origin))
+            lists[tag] = frozenset(key.hex for key in decode_index(manifest, origin).entries)
         elif (entry := _entry(tag, manifest)) is not None:
             found[tag] = entry
 
@@ -128,7 +127,8 @@ async def _rewrite(client: RegistryClient, repository: str, scope: str, going: s
     if not isinstance(index, Index):
         return
     known = decode_index(index, Reference(client.registry, repository))
-    left = encode_index({key: entry for key, entry in known.items() if key not in going})
+    kept = {key: entry for key, entry in known.entries.items() if key not in going}
+    left = encode_index(replace(known, entries=kept))
     try:
         await client.put_manifest(repository, scope, left.raw, left.media_type)
     except RegistryError as error:

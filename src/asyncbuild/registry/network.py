@@ -4,7 +4,8 @@ httpcore's own backend reads through trio's streams: for TLS that is one 16 KiB 
 a deadline, a parser call and two checkpoints (82 MB/s here). Ours drains a non-blocking socket, for TLS a
 descriptor-based `ssl.SSLSocket`, into a buffer of half a MiB before it returns.
 
-A connection may be *dialled* ahead: the next `connect_tcp` to the same address takes it, TLS included.
+A connection may be *dialled* ahead: the next `connect_tcp` to the same address takes it, TLS included,
+unless it has become stale meanwhile.
 A backend may reach everything through a proxy's tunnels (CONNECT, RFC 9110, 9.3.6).
 """
 
@@ -33,6 +34,10 @@ READ_BYTES = 512 << 10
 _UNSENT_BYTES = 1 << 20
 _TCP_NOTSENT_LOWAT = 25
 _LONGEST_ANSWER = 64 << 10
+STALE_SECONDS = 55.0
+"""For how long a connection is good that nobody uses: shorter than what servers and their load balancers
+allow (60 s is common).
+"""
 
 SocketOptions = Iterable[Any]
 
@@ -221,6 +226,13 @@ class _Dialled:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.stream: SocketStream | None = None
+        self._since = trio.current_time()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it was made, is young enough, and nothing has come over it: then it would be closed."""
+        young = trio.current_time() - self._since < STALE_SECONDS
+        return self.stream is not None and young and not self.stream.get_extra_info("is_readable")
 
 
 class SocketBackend(httpcore.AsyncNetworkBackend):
@@ -240,6 +252,8 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         self._head_start = head_start
         self._proxy = proxy
         self.connections = 0
+        self.begun = 0
+        """Connections that were begun, whatever became of them."""
         self._buffer = Buffer()
         self._dialled: dict[tuple[str, int], list[_Dialled]] = {}
         self._closed = False
@@ -276,14 +290,14 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         """A dialled connection if there is one (waiting for it if it is being made), else a new one."""
         places = self._dialled.get((host, port), [])
         while places:
-            place = places.pop()
+            place = places.pop(0)  # the first of them is done first
             try:
                 await place.done.wait()
             except trio.Cancelled:
-                places.append(place)
+                places.insert(0, place)
                 raise
             if place.stream is not None:
-                if not place.stream.get_extra_info("is_readable"):
+                if place.is_usable:
                     return place.stream
                 await place.stream.aclose()
         return await self._open(host, port, timeout, local_address, socket_options or ())
@@ -296,6 +310,7 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: SocketOptions = (),
     ) -> SocketStream:
+        self.begun += 1
         if self._proxy is None:
             early = self._early(host, port)
             if early is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import field, replace
 from types import TracebackType
 from typing import Self
@@ -139,6 +140,18 @@ class Registries:
         await _dial(host.link, None)
         if host.authorizer.realm:
             await _dial(host.link, host.authorizer.realm)
+
+    async def dial_ahead(self, registry: str, repository: str, count: int) -> None:
+        """Have ``count`` connections in all to where ``repository`` is pushed, if that is far away: a wave
+        of mounts and uploads will come, and need not wait for handshakes. Called when the first requests
+        are on their way; never fails.
+        """
+        with suppress(httpx.HTTPError, httpx.InvalidURL, AsyncbuildError):
+            host = self._host(self.places.push(registry, repository))
+            with trio.move_on_after(self.settings.timeouts.far) as waiting:
+                await host.wire.answered.wait()
+            if waiting.cancelled_caught:
+                await host.link.dial_ahead(count)
 
     def statistics(self) -> Statistics:
         """What went over the wire until now, of all hosts."""

@@ -19,7 +19,7 @@ import trio
 from asyncbuild.records import dataclass
 from asyncbuild.registry.headstart import HeadStart
 from asyncbuild.registry.hosts import HostSettings, fixed_scheme
-from asyncbuild.registry.network import PLACEHOLDER, NotTls, SocketBackend
+from asyncbuild.registry.network import PLACEHOLDER, STALE_SECONDS, NotTls, SocketBackend
 from asyncbuild.registry.protocol import api_host
 from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.reach import Guard
@@ -27,20 +27,22 @@ from asyncbuild.registry.tls import Trust
 
 MAX_CONNECTIONS = 56
 """Connections of one registry's client, its token service and blob hosts included."""
-KEEPALIVE_SECONDS = 55.0
-"""Shorter than what servers and their load balancers allow (60 s is common)."""
+EARLY = "asyncbuild.early"
+"""The extension of answers to what a head start has sent: they tell nothing of how far a host is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds: to connect, for the next bytes of an answer, for the next bytes to go, and for the answer
-    to a closing PUT, in which some registries copy the whole blob.
+    to a closing PUT, in which some registries copy the whole blob. A host that has answered nothing
+    after ``far`` is far away.
     """
 
     connect: float = 30.0
     receive: float = 60.0
     send: float = 60.0
     commit: float = 600.0
+    far: float = 0.025
 
 
 class Link(Protocol):
@@ -59,6 +61,9 @@ class Link(Protocol):
 
     async def dial(self, url: str | None = None) -> None:
         """Open a connection to the registry (or to ``url``'s host) before it is needed."""
+
+    async def dial_ahead(self, count: int) -> None:
+        """Have ``count`` connections to the registry in all."""
 
     @property
     def connections(self) -> int:
@@ -79,6 +84,10 @@ class FixedLink:
         return f"https://{self.host}"
 
     async def dial(self, url: str | None = None) -> None:  # noqa: ARG002
+        """Nothing to open."""
+        await trio.lowlevel.checkpoint()
+
+    async def dial_ahead(self, count: int) -> None:  # noqa: ARG002
         """Nothing to open."""
         await trio.lowlevel.checkpoint()
 
@@ -135,7 +144,25 @@ class SocketLink:
         with _as_httpx():
             await self._dial_url(base)
 
+    async def dial_ahead(self, count: int) -> None:
+        """Have ``count`` connections in all, those that are being made too; one that fails is no error."""
+        base = await self.base_url()
+        backend, _ = self._backend(base)
+
+        async def dial() -> None:
+            with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
+                await self._dial_url(base)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(count - backend.begun):
+                nursery.start_soon(dial)
+
     async def _dial_url(self, url: str) -> None:
+        backend, (host, port, tls) = self._backend(url)
+        await backend.dial(host, port, tls=tls, timeout=self._timeouts.connect)
+
+    def _backend(self, url: str) -> tuple[SocketBackend, tuple[str, int, bool]]:
+        """What opens connections to the host of ``url``: the host, the port, and whether by TLS."""
         parts = httpx.URL(url)
         tls = parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
@@ -144,7 +171,7 @@ class SocketLink:
         backend = self._network.backend(proxy if tls else None)
         if proxy is not None and not tls:
             host, port = proxy.host, proxy.port
-        await backend.dial(host, port, tls=tls, timeout=self._timeouts.connect)
+        return backend, (host, port, tls)
 
 
 class Network:
@@ -197,7 +224,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
                 ssl_context=PLACEHOLDER,
                 max_connections=MAX_CONNECTIONS,
                 max_keepalive_connections=MAX_CONNECTIONS,
-                keepalive_expiry=KEEPALIVE_SECONDS,
+                keepalive_expiry=STALE_SECONDS,
                 network_backend=self._network.backend(proxy),
             )
         return self._pools[proxy]
@@ -241,7 +268,10 @@ class PoolTransport(httpx.AsyncBaseTransport):
         if reply is None:
             return None
         body = httpx.ByteStream(reply.body)
-        return httpx.Response(reply.status, headers=list(reply.headers), stream=body)
+        early = {EARLY: True}
+        return httpx.Response(
+            reply.status, headers=list(reply.headers), stream=body, extensions=early
+        )
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -24,7 +24,7 @@ from asyncbuild.registry.encoding import Damaged, inflated, is_encoded
 from asyncbuild.registry.network import AddressRefused, HostUnknown, ProxyRefused, TlsRefused
 from asyncbuild.registry.pace import Pace, Progress
 from asyncbuild.registry.protocol import USER_AGENT, read_words, redact
-from asyncbuild.registry.transport import Timeouts
+from asyncbuild.registry.transport import EARLY, Timeouts
 
 ERROR_LIMIT = 64 << 10
 
@@ -143,6 +143,8 @@ class Wire:
         self._on_request = on_request
         self.statistics = Statistics()
         self.quickest = math.inf
+        self.answered = trio.Event()
+        """Set when the first answer comes to what was not sent in a head start."""
 
     async def send(self, sent: Sent) -> Answer:
         """Send and return the answer with its body unread; the caller closes it.
@@ -163,7 +165,9 @@ class Wire:
         finally:
             upload.close()
         first_byte = trio.current_time()
-        self.quickest = min(self.quickest, first_byte - started)
+        if EARLY not in response.extensions:
+            self.quickest = min(self.quickest, first_byte - started)
+            self.answered.set()
 
         def finish(received: int, error: str) -> None:
             status = response.status_code
