@@ -214,8 +214,12 @@ def test_base_layers_are_mounted_while_the_configuration_comes(shm_path: Path) -
     assert kinds(double)["POST mount"] == 1
 
 
-@pytest.mark.parametrize("text", ["RUN true\n", "COPY a /a\nRUN true\n"])
-def test_layers_that_a_run_needs_come_beside_the_configuration(shm_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["RUN true\n", "COPY a /a\nRUN true\n", "COPY a /a\n", "WORKDIR /a\n"]
+)
+def test_layers_that_a_step_looks_at_come_beside_the_configuration(
+    shm_path: Path, text: str
+) -> None:
     """Where nothing can be cached, the plan alone says so: they are asked for when the manifest is here."""
     world, double = make_world(shm_path)
     image = double.manifest("base/busybox", "latest")

@@ -352,7 +352,7 @@ class Session:
             return
         self._publish_early(reference, platform, manifest)
         if not self.cache.asks and any(
-            stage.base == ImageRef(reference, platform) and _runs(stage)
+            stage.base == ImageRef(reference, platform) and _looks(stage)
             for stage in self.plan.stages
         ):
             self.job.nursery.start_soon(self.supply.fetch_early, reference, manifest)
@@ -409,8 +409,11 @@ class Written:
         return work / "fs"
 
 
-def _runs(stage: PlanStage) -> bool:
-    return any(isinstance(step.instruction, Run) for step in stage.steps)
+def _looks(stage: PlanStage) -> bool:
+    """Whether a stage looks at the files of its base. Who has no configuration of an image and asks no
+    cache has hardly a listing of it.
+    """
+    return any(step.need >= Need.FACTS for step in stage.steps)
 
 
 def line_of(plan: Plan) -> frozenset[int]:

@@ -20,6 +20,7 @@ from asyncbuild.records import dataclass
 from asyncbuild.registry.headstart import HeadStart
 from asyncbuild.registry.hosts import HostSettings, fixed_scheme
 from asyncbuild.registry.network import PLACEHOLDER, STALE_SECONDS, NotTls, SocketBackend
+from asyncbuild.registry.pool import ConnectionPool
 from asyncbuild.registry.protocol import api_host
 from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.reach import Guard
@@ -220,7 +221,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
 
     def _pool(self, proxy: Proxy | None) -> httpcore.AsyncConnectionPool:
         if proxy not in self._pools:
-            self._pools[proxy] = httpcore.AsyncConnectionPool(
+            self._pools[proxy] = ConnectionPool(
                 ssl_context=PLACEHOLDER,
                 max_connections=MAX_CONNECTIONS,
                 max_keepalive_connections=MAX_CONNECTIONS,
