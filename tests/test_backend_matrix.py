@@ -5,10 +5,12 @@ ordinary user's with many ids, one, or no namespace at all.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,8 +26,21 @@ from support.users import User
 pytestmark = pytest.mark.integration
 
 ENVIRONMENT = {"SOURCE_DATE_EPOCH": "1700000000", "WORD": "hidden"}
-WAYS = ("chroot", "inplace")
-"""What a pod permits; in place it need not even permit chroot."""
+ADMIN = (*CAPABILITIES, "CAP_SYS_ADMIN")
+OWN_USERS = ("pid", "ipc", "uts", "mount", "user")
+WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "chroot": ("chroot", {}),
+    "inplace": ("inplace", {"capabilities": WITHOUT_CHROOT}),
+    "overlay": ("overlay", {"capabilities": ADMIN}),
+    "user-namespace": ("chroot", {"namespaces": OWN_USERS}),
+    "user-namespace-admin": (
+        "rootless",
+        {"namespaces": OWN_USERS, "capabilities": ADMIN, "masked": False},
+    ),
+}
+"""Pods, and what they permit: in place without even chroot; mounts with CAP_SYS_ADMIN, though docker's filter of
+system calls refuses pivot_root; with ``hostUsers: false``, and there with what deploy/kubernetes asks for.
+"""
 FILES = {
     "file": "text\n",
     "tree/a": "a\n",
@@ -148,21 +163,34 @@ def yard(registry: DockerRegistry, busybox_base: str) -> Iterator[Yard]:
         yield Yard(directory, registry, busybox_base)
 
 
-@pytest.mark.parametrize("dockerfile", [EVERYTHING, NO_RUN], ids=["everything", "no-run"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "dockerfile"),
+    [
+        *(pytest.param(way, EVERYTHING, id=way) for way in WAYS),
+        *(pytest.param(way, NO_RUN, id=f"{way}-no-run") for way in ("chroot", "inplace")),
+    ],
+)
 def test_in_a_pod(
     pod_image: OwnImage, yard: Yard, shm_path: Path, way: str, dockerfile: str
 ) -> None:
-    """Of all stages, some of which are built at once: RUN, COPY, ADD, WORKDIR and metadata have one digest."""
+    """Of all stages, some of which are built at once: RUN, COPY, ADD, WORKDIR and metadata have one digest. Doctor
+    says what there is.
+    """
     where = yard.context(dockerfile)
+    isolation, given = WAYS[way]
     pod = Pod(
         pod_image,
         shm_path,
         {"/workspace": where},
+        {"/var/lib/asyncbuild": 256 << 20},
         read_only_volumes=frozenset({"/workspace"}),
-        capabilities=WITHOUT_CHROOT if way == "inplace" else tuple(CAPABILITIES),
+        **given,
     )
-    line = ["/kaniko/executor", *yard.words(way), "-c", "/workspace", f"--isolation={way}"]
+    if dockerfile is EVERYTHING:
+        found = json.loads(pod.asyncbuild("doctor", "--format", "json").stdout)
+        assert found["auto"] == ("none" if way == "inplace" else isolation)
+        assert found["backends"][isolation]["possible"]
+    line = ["/kaniko/executor", *yard.words(way), "-c", "/workspace", f"--isolation={isolation}"]
     inside = pod.run(*line, env=ENVIRONMENT)
     assert inside.returncode == 0, told(inside)
     assert inside.stdout == yard.by_overlay(dockerfile), told(inside)

@@ -75,6 +75,7 @@ NEED_MORE: dict[str, dict[str, str]] = {
         "mount-cache-from-stage": "other owners in RUN",
         "mount-secret-params": "an owner for the secret",
         "onbuild-every-kind": "other users in RUN",
+        "add-archive-hardlink-to-base": "other owners in RUN",
         "add-archive-hardlink-to-symlink": "one owner for two names of a link",
         "add-archive-implied-directory": "other owners in RUN",
         "add-archive-into-existing": "other owners in RUN",
@@ -94,7 +95,9 @@ NEED_MORE: dict[str, dict[str, str]] = {
         "user-group": "other users in RUN",
         "user-name": "other users in RUN",
         "user-numeric": "other users in RUN",
+        "user-number-and-group-name": "other users in RUN",
         "user-numeric-known": "other users in RUN",
+        "user-variable": "other users in RUN",
         "workdir-owner": "other users in RUN",
     },
 }

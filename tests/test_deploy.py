@@ -56,6 +56,12 @@ def test_jobs_are_valid(path: Path) -> None:
     assert problems(job, "batch_v1", "Job") == []
     spec = job["spec"]["template"]["spec"]
     assert spec.get("hostUsers", True) is ("user-namespace" not in path.stem)
+    context = spec["containers"][0].get("securityContext", {})
+    if not spec.get("hostUsers", True):  # what test_backend_matrix.py shows to be enough for mounts
+        assert (context["procMount"], context["capabilities"]) == (
+            "Unmasked",
+            {"add": ["SYS_ADMIN"]},
+        )
     given = read_flags(EXECUTOR, spec["containers"][0]["args"])
     assert given.without_meaning == given.words == ()
     mounted = {mount["name"] for mount in spec["containers"][0]["volumeMounts"]}

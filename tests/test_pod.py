@@ -117,6 +117,36 @@ def test_the_executor(pod: Pod, busybox_base: str, shm_path: Path) -> None:
     assert index["manifests"][0]["digest"] == (shm_path / "out/digest").read_text().strip()
 
 
+ESCAPING = """\
+FROM {base}
+RUN perl -e 'mkdir "/esc"; chroot "/esc" or die; chdir ".." for 1..64; chroot "." or die; print -e "/esc" ? "in" : "out", "\\n"; print join(" ", glob "/*"), "\\n"; exec "/bin/cat", "/proc/self/mountinfo"'
+RUN umount / || echo refused; ls /proc/1/root/ || echo hidden
+"""
+
+
+def test_a_run_does_not_leave_its_root(
+    pod: Pod, registry: DockerRegistry, debian_base: str, shm_path: Path
+) -> None:
+    """With CAP_SYS_ADMIN the root is mounted; the pod's filter has no pivot_root, and yet nothing of the pod is
+    seen from a RUN, not even by one that climbs out of a root of its own making.
+    """
+    context(shm_path / "workspace", ESCAPING.format(base=debian_base))
+    capabilities = (*pod.capabilities, "CAP_SYS_ADMIN")
+    store = {"/var/lib/asyncbuild": 512 << 20}
+    admin = dataclasses.replace(pod, capabilities=capabilities, tmpfs=store)
+    words = ["build", "-t", f"{registry.host}/pod/escaping:1", "--isolation", "overlay"]
+    done = admin.asyncbuild(*words, "--progress", "plain", "/workspace/context")
+    assert done.returncode == 0, told(done)
+    lines = [line.split("| ")[1] for line in done.stderr.decode().splitlines() if "| " in line]
+    assert lines[0] == "in", told(done)
+    assert not {"/kaniko", "/workspace"} & set(lines[1].split()), told(done)
+    assert "/etc" in lines[1].split()
+    mounts = {line.split()[4] for line in lines if " - " in line}
+    assert "/" in mounts
+    assert not [path for path in mounts if path.startswith(("/workspace", "/var", "/kaniko"))]
+    assert {"refused", "hidden"} <= set(lines), told(done)
+
+
 ALONE = """\
 import os
 from pathlib import Path

@@ -40,10 +40,18 @@ WITHOUT_CHROOT = tuple(name for name in pod_profile.CAPABILITIES if name != "CAP
 """Capabilities of a pod which may not even change its root."""
 
 
+_IDS = [{"containerID": 0, "hostID": 0, "size": 65536}]
+_MAPPINGS = {"uidMappings": _IDS, "gidMappings": _IDS}
+"""Of a pod with ``hostUsers: false``. A cluster gives each pod other numbers, and shows files by them; what root
+may do in the namespace is the same with these.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Pod:
     """What its container is like. ``volumes`` are directories of this machine by where they are mounted; those
-    in ``tmpfs`` are empty file systems of so many bytes. ``memory`` in bytes, 0 for no limit.
+    in ``tmpfs`` are empty file systems of so many bytes. ``masked``: parts of /proc and /sys are hidden,
+    or read-only. ``memory`` in bytes, 0 for no limit.
     """
 
     image: OwnImage
@@ -55,6 +63,7 @@ class Pod:
     user: tuple[int, int] = (0, 0)
     capabilities: tuple[str, ...] = tuple(pod_profile.CAPABILITIES)
     namespaces: tuple[str, ...] = ("pid", "ipc", "uts", "mount")
+    masked: bool = True
     memory: int = 0
     root_size: int = 2 << 30
 
@@ -140,14 +149,19 @@ class Pod:
             },
             "root": {"path": str(bundle / "root/merged"), "readonly": self.read_only},
             **({"hostname": "pod"} if "uts" in self.namespaces else {}),
-            "mounts": [*_system_mounts(), *_kubelet_mounts(bundle), *self._volume_mounts()],
+            "mounts": [
+                *_system_mounts(own_network="user" not in self.namespaces),
+                *_kubelet_mounts(bundle),
+                *self._volume_mounts(),
+            ],
             "linux": {
                 "cgroupsPath": f"/asyncbuild-tests/{bundle.name}",
                 "resources": {"memory": {"limit": self.memory}} if self.memory else {},
                 "namespaces": [{"type": kind} for kind in self.namespaces],
+                **(_MAPPINGS if "user" in self.namespaces else {}),
                 "seccomp": pod_profile.system_calls(list(self.capabilities)),
-                "maskedPaths": pod_profile.MASKED,
-                "readonlyPaths": pod_profile.READ_ONLY,
+                "maskedPaths": pod_profile.MASKED if self.masked else [],
+                "readonlyPaths": pod_profile.READ_ONLY if self.masked else [],
             },
         }
 
@@ -172,8 +186,11 @@ def _bind(path: Path, place: str, *, read_only: bool = False) -> dict[str, Any]:
     return {"type": "bind", "source": str(path), "destination": place, "options": options}
 
 
-def _system_mounts() -> list[dict[str, Any]]:
+def _system_mounts(*, own_network: bool) -> list[dict[str, Any]]:
+    """``own_network``: the network is the user namespace's; to others the kernel gives no sysfs."""
     quiet = ("nosuid", "noexec", "nodev")
+    system = _mount("sysfs", "/sys", *quiet, "ro")
+    groups = _mount("cgroup", "/sys/fs/cgroup", *quiet, "relatime", "ro")
     return [
         _mount("proc", "/proc", *quiet),
         _mount("tmpfs", "/dev", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -182,8 +199,7 @@ def _system_mounts() -> list[dict[str, Any]]:
         ),
         _mount("mqueue", "/dev/mqueue", *quiet),
         _mount("tmpfs", "/dev/shm", *quiet, "mode=1777", "size=65536k"),
-        _mount("sysfs", "/sys", *quiet, "ro"),
-        _mount("cgroup", "/sys/fs/cgroup", *quiet, "relatime", "ro"),
+        *([system, groups] if own_network else [_bind(Path("/sys"), "/sys", read_only=True)]),
     ]
 
 

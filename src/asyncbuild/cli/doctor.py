@@ -91,6 +91,8 @@ def _unfit(place: Place, way: Isolation) -> dict[str, str]:
     """What no ability would change: who this is, and where."""
     if not _may_go(place, way):
         return {"user": "it is for ordinary users, and this is root"}
+    if way is Isolation.OVERLAY and is_inside(place):
+        return {"user": "this is root of a user namespace, which has rootless for it"}
     if way is not Isolation.INPLACE:
         return {}
     user = {"user": "it needs root, and this is not"} if place.uid != 0 else {}

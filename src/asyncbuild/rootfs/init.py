@@ -307,12 +307,20 @@ def _place(orders: Orders, root: overlay.Overlay) -> list[tuple[bytes, bytes, by
 
 
 def _enter_root() -> None:
-    """Make the mounted root this process's root, and the machine's own unreachable."""
+    """Make the mounted root this process's root, and the machine's own unreachable.
+
+    Where a container's filter refuses pivot_root (docker's default does, whatever the capabilities), it is
+    moved over the machine's: nobody comes below it who may not unmount.
+    """
     sys.path.clear()  # nothing is imported from an image, ever
     sys.path_importer_cache.clear()
     os.chdir(overlay.ROOT)
-    syscalls.pivot_root(b".", b".")
-    syscalls.unmount(b".", syscalls.MNT_DETACH)
+    try:
+        syscalls.pivot_root(b".", b".")
+        syscalls.unmount(b".", syscalls.MNT_DETACH)
+    except PermissionError:
+        syscalls.mount(b".", b"/", flags=syscalls.MS_MOVE)
+        os.chroot(".")
     os.chdir("/")
 
 

@@ -153,10 +153,14 @@ def _errno_of_proc(place: str) -> int:
 
 
 def _subordinate_ids(_place: str) -> None:
-    """A namespace with further ids: newuidmap and newgidmap do what /etc/subuid and /etc/subgid say."""
+    """A namespace with further ids: newuidmap and newgidmap do what /etc/subuid and /etc/subgid say. Root
+    has those of its own.
+    """
     from asyncbuild.rootfs.subordinates import find_subordinates  # noqa: PLC0415 - takes its time
-    from asyncbuild.rootfs.user_namespace import enter  # noqa: PLC0415
+    from asyncbuild.rootfs.user_namespace import enter, maps_one_id  # noqa: PLC0415
 
+    if os.geteuid() == 0 and not maps_one_id():
+        return
     ids = find_subordinates()
     if not (ids.users and ids.groups):
         raise OSError(0, "no line in /etc/subuid or /etc/subgid")
