@@ -146,6 +146,51 @@ def test_a_registry_whose_scheme_is_to_be_found_out(
         assert not is_called(listener)
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("--cache-from", "{name}/cache"), ["cache"]),
+        (("--cache-from", "type=registry,ref={name}/cache:main,scope=other"), ["other"]),
+        (("--cache-repo", "{name}/cache:main"), ["main"]),
+        (("--cache-from", "type=local,src=x", "--cache-to", "{name}/cache"), []),
+        (("--cache-repo", "{name}/cache:main", "--no-cache"), []),
+    ],
+)
+def test_the_indexes_of_caches_are_asked_for(
+    shm_path: Path, words: tuple[str, ...], asked: list[str]
+) -> None:
+    """Those that the build will read, and no others."""
+    with nobody() as (_, name):
+        given = [word.format(name=name) for word in words]
+        text = "FROM scratch\nCOPY . /\n"
+        options = prepared(shm_path, text, "--insecure", f"http://{name}", *given)
+        targets = [early.ask.target for early in options.head_start._asked]
+        options.head_start.close()
+    assert targets == [f"/v2/cache/manifests/{tag}" for tag in asked]
+
+
+@pytest.mark.integration
+def test_a_cached_build_asks_for_an_index_once(
+    shm_path: Path, registry: DockerRegistry, small_bases: dict[str, str]
+) -> None:
+    """With a head start it is the same request as without."""
+    place = context(shm_path, f"FROM {small_bases['busybox']}\nWORKDIR /made\n")
+    cache = f"{registry.host}/headstart/cache"
+
+    def built(store: str, scheme: str) -> list[str]:
+        before = registry.mark()
+        words = ["--insecure", f"{scheme}{registry.host}", "--store", store, "--cache-repo", cache]
+        name = f"{registry.host}/headstart/cached:{store}"
+        done = asyncbuild("build", *words, "-t", name, place, cwd=shm_path)
+        assert done.returncode == 0, told(done)
+        gets = [item.path for item in registry.requests(before) if item.method == "GET"]
+        return [path for path in gets if path.startswith("/v2/headstart/cache/manifests/c")]
+
+    built("first", "http://")
+    assert built("early", "http://") == ["/v2/headstart/cache/manifests/cache"]
+    assert built("usual", "") == ["/v2/headstart/cache/manifests/cache"]
+
+
 def test_a_proxy_is_not_gone_around(shm_path: Path) -> None:
     """Where requests go through a proxy, nothing is sent past it."""
     with nobody() as (_, proxy):

@@ -182,6 +182,33 @@ def test_a_connection_that_ends_in_the_middle() -> None:
         assert start.connection(place.host, place.port) is None
 
 
+def test_more_connections_to_a_far_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are there count; where an answer has come at once there are no more."""
+    with serving(answer(b"one")) as (server, place):
+        start = HeadStart()
+        start.dial(place)
+        start.dial_more(place, 5)
+        settle()
+        for _ in range(1000):  # the server's threads take them
+            if server.connections < 5:
+                threading.Event().wait(0.005)
+        assert server.connections == 5
+        monkeypatch.setattr("asyncbuild.registry.headstart.FAR_SECONDS", 60.0)
+        start.ask(place, asked(place, "/1"), nothing)
+        start.dial_more(place, 9)
+        settle()
+        start.close()
+    assert server.connections == 5
+
+
+def settle() -> None:
+    """Wait for the threads of head starts."""
+    for _ in range(2):  # the second time for those that the first ones have started
+        for thread in threading.enumerate():
+            if thread.name == "head start":
+                thread.join(60)
+
+
 def test_nobody_listens() -> None:
     """A refused connection is a reply of None, at once."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -117,7 +117,7 @@ class Session:
         self._work = work
         self._reading = trio.CapacityLimiter(1)
         self._flights: dict[Hashable, Future[Any]] = {}
-        self._published = line_of(plan)
+        self._published = plan.line
         self._reserved: deque[UploadSessions] = deque()
         self._existing: dict[Digest, BaseLayer] = {}
 
@@ -416,18 +416,9 @@ def _looks(stage: PlanStage) -> bool:
     return any(step.need >= Need.FACTS for step in stage.steps)
 
 
-def line_of(plan: Plan) -> frozenset[int]:
-    """The target, the stage that it is FROM, and so on: their layers are the image's."""
-    line = [plan.target_stage]
-    while isinstance(line[-1].base, StageRef):
-        line.append(plan.all_stages[line[-1].base.index])
-    return frozenset(stage.index for stage in line)
-
-
 def _leaves_home(request: BuildRequest, plan: Plan) -> bool:
     """Whether the base's layers may have to be sent to a registry that they are not in."""
-    line = line_of(plan)
-    bases = [stage.base for stage in plan.stages if stage.index in line]
+    bases = [plan.all_stages[index].base for index in plan.line]
     images = [request.gate.image(base.reference) for base in bases if isinstance(base, ImageRef)]
     homes = {image.registry for image in images}
     return bool(homes) and any(item.registry not in homes for item in request.destinations)

@@ -107,6 +107,21 @@ def _mount_place(option: str, text: str) -> MountPlace:
     return replace(place, most=parse_size(size)) if size else place
 
 
+def read_indexes(options: argparse.Namespace, environ: Mapping[str, str]) -> list[Reference]:
+    """What is read first of the caches in registries that the options name: a tag each, and its fallbacks.
+    Raises `UsageError`.
+    """
+    if options.no_cache:
+        return []
+    beside = _beside(next(iter(options.tag), ""))
+    named = []
+    for text in [*options.cache_from, *filter(None, [options.cache_repo])]:
+        pairs = _pairs("--cache-from", text) if "=" in text else {"ref": text}
+        if pairs.pop("type", "registry") == "registry" and pairs.setdefault("ref", beside):
+            named.append(_scopes("--cache-from", pairs, environ))
+    return [replace(name, tag=tag) for name, others in named for tag in (name.tag, *others)]
+
+
 def duration(text: str) -> float:
     """``336h``, ``14d``, ``90m``, ``1h30m``, or seconds; `UsageError` otherwise."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhdw]?)", text)
@@ -161,17 +176,24 @@ def _place(option: str, text: str, environ: Mapping[str, str], beside: str) -> C
 
 
 def _registry(option: str, pairs: dict[str, str], environ: Mapping[str, str]) -> CachePlace:
-    """``ref=REPOSITORY[:SCOPE]``; without a scope it is the branch or tag that CI names, else ``cache``. In
-    CI the scope of the branch that it will be merged into is read too, and those of the usual main ones.
-    """
     from asyncbuild.build.request import CachePlace  # noqa: PLC0415
 
-    text = pairs.pop("ref", "")
-    scope = pairs.pop("scope", "")
+    named, fallbacks = _scopes(option, pairs, environ)
     everything = _mode(option, pairs)
     pairs.pop("image-manifest", None)  # BuildKit's choice of format: ours is always manifests
     pairs.pop("oci-mediatypes", None)
     _refuse_rest(option, pairs)
+    return CachePlace(named, fallbacks=fallbacks, everything=everything)
+
+
+def _scopes(
+    option: str, pairs: dict[str, str], environ: Mapping[str, str]
+) -> tuple[Reference, tuple[str, ...]]:
+    """``ref=REPOSITORY[:SCOPE]``; without a scope it is the branch or tag that CI names, else ``cache``. In
+    CI the scope of the branch that it will be merged into is read too, and those of the usual main ones.
+    """
+    text = pairs.pop("ref", "")
+    scope = pairs.pop("scope", "")
     try:
         reference = Reference.parse_repository(text)
     except InvalidReference as error:
@@ -182,7 +204,7 @@ def _registry(option: str, pairs: dict[str, str], environ: Mapping[str, str]) ->
     others = [_as_tag(environ.get(name, "")) for name in _TARGETS] if branch else []
     others += _FALLBACKS if branch else ()
     fallbacks = tuple(name for name in dict.fromkeys(others) if name not in ("", named.tag))
-    return CachePlace(named, fallbacks=fallbacks, everything=everything)
+    return named, fallbacks
 
 
 def _pairs(option: str, text: str) -> dict[str, str]:

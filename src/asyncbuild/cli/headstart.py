@@ -1,8 +1,10 @@
 """What a build asks registries first is asked before the builder is imported.
 
 1. Connections are made to the registries of ``-t`` and of what looks like a FROM: an idle one does no harm.
+   Of the caches in registries the indexes are asked for.
 2. The Dockerfile is planned, which takes few imports: the manifests of its images are asked for where the
-   build will look for them, and their configurations after them.
+   build will look for them, and their configurations after them. If no answer comes at once, as many
+   connections are made as the wave of mounts and uploads will want.
 
 A build that looks elsewhere first (a policy, signatures, warmed images) has no head start, nor is a
 registry asked of which it must be found out whether it speaks TLS. What is wrong with any input is left for
@@ -20,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from asyncbuild.cli.cache_options import read_indexes
 from asyncbuild.cli.places import store_directory
 from asyncbuild.cli.registry_options import read_hosts, read_mirrors
 from asyncbuild.errors import AsyncbuildError
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
     from asyncbuild.cli.inputs import Inputs
     from asyncbuild.image.platform import Platform
-    from asyncbuild.plan.nouns import ImageRef
+    from asyncbuild.plan.nouns import ImageRef, Plan
     from asyncbuild.plan.planner import PlanRequest
 
 _MOST = 8
@@ -73,13 +76,15 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
             foresight = Foresight.of(options, environ)
             options.head_start = HeadStart()
             place = options.file or os.path.join(options.context, "Dockerfile")
+            foresight.ask_indexes(options.head_start, read_indexes(options, environ))
             foresight.dial(options.head_start, names_in(place), options.tag)
     from asyncbuild.cli.inputs import read_inputs  # noqa: PLC0415 - while connections are made
 
     options.inputs = read_inputs(options)
     if foresight is not None:
         with contextlib.suppress(*FAULTS):
-            foresight.ask(options.head_start, _images(options.inputs, options.target))
+            plan = _plan(options.inputs, options.target)
+            foresight.ask(options.head_start, plan, options.tag)
 
 
 def names_in(path: str) -> list[str]:
@@ -94,7 +99,7 @@ def names_in(path: str) -> list[str]:
     return []
 
 
-def _images(inputs: Inputs, target: str | None) -> list[ImageRef]:
+def _plan(inputs: Inputs, target: str | None) -> Plan:
     from asyncbuild.plan.planner import PlanRequest  # noqa: PLC0415 - while connections are made
 
     request = PlanRequest(
@@ -104,18 +109,15 @@ def _images(inputs: Inputs, target: str | None) -> list[ImageRef]:
         target=target,
         contexts=inputs.contexts,
     )
-    return images_in(inputs.dockerfile, inputs.dockerfile_path, request)
+    return plan_of(inputs.dockerfile, inputs.dockerfile_path, request)
 
 
-def images_in(dockerfile: bytes, path: Path, request: PlanRequest) -> list[ImageRef]:
-    """The images of registries that a build of the Dockerfile reads. Raises `AsyncbuildError`."""
+def plan_of(dockerfile: bytes, path: Path, request: PlanRequest) -> Plan:
+    """What a build of the Dockerfile does. Raises `AsyncbuildError`."""
     from asyncbuild.dockerfile.parser import parse_dockerfile  # noqa: PLC0415 - as above
-    from asyncbuild.plan.contexts import LAYOUT_HOST  # noqa: PLC0415
     from asyncbuild.plan.planner import make_plan  # noqa: PLC0415
 
-    plan = make_plan(parse_dockerfile(dockerfile, str(path)), request)
-    images = [planned.image for planned in plan.images]
-    return [image for image in images if image.reference.registry != LAYOUT_HOST]
+    return make_plan(parse_dockerfile(dockerfile, str(path)), request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,34 @@ class Foresight:
         if place is not None:
             start.dial(place)
 
-    def ask(self, start: HeadStart, images: Sequence[ImageRef]) -> None:
-        """Ask for ``images``, unless they are here."""
+    def ask_indexes(self, start: HeadStart, indexes: Sequence[Reference]) -> None:
+        """Ask for the ``indexes`` of caches, which are tags."""
+        for named in indexes[:_MOST]:
+            route = self.places.pull(named.registry, named.repository, tag=True)[0]
+            place = self._place(route)
+            if place is not None:
+                path = manifest_path(route.repository, named.identifier)
+                start.ask(place, self._get(route, place, path), lambda *_: None)
+
+    def ask(self, start: HeadStart, plan: Plan, pushed: Sequence[str]) -> None:
+        """Ask for the images of ``plan``, unless they are here; what is said next is said to the places of
+        the images ``pushed``.
+        """
+        from asyncbuild.plan.contexts import LAYOUT_HOST  # noqa: PLC0415
+        from asyncbuild.plan.extent import wave_of  # noqa: PLC0415
+
+        images = [planned.image for planned in plan.images]
+        self._ask(start, [item for item in images if item.reference.registry != LAYOUT_HOST])
+        places = {}
+        for name in pushed[:_MOST]:
+            named = Reference.parse(name)
+            place = self._place(self.places.push(named.registry, named.repository))
+            if place is not None:
+                places[place[:2]] = place
+        for place in places.values():
+            start.dial_more(place, wave_of(plan))
+
+    def _ask(self, start: HeadStart, images: Sequence[ImageRef]) -> None:
         for image in images[:_MOST]:
             reference = image.reference
             if self._has(reference.identifier):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asyncbuild.cli import kaniko_options as wanted
-from asyncbuild.cli.headstart import FAULTS, Foresight, images_in, names_in
+from asyncbuild.cli.headstart import FAULTS, Foresight, names_in, plan_of
 from asyncbuild.cli.kaniko_context import Directory, context_place
 from asyncbuild.cli.kaniko_flags import Given
 from asyncbuild.cli.kaniko_registries import read_hosts, read_mirrors
@@ -47,7 +47,7 @@ def begin(given: Given, environ: Mapping[str, str]) -> HeadStart | None:
             build_args=wanted.build_arguments(given, environ),
             target=next(iter(given.texts("target")), None),
         )
-        foresight.ask(start, images_in(path.read_bytes(), path, request))
+        foresight.ask(start, plan_of(path.read_bytes(), path, request), pushed)
     return start
 
 

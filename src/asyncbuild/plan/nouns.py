@@ -156,6 +156,14 @@ class Plan:
         """The stage that becomes the image."""
         return self.all_stages[self.target]
 
+    @property
+    def line(self) -> frozenset[int]:
+        """The target, the stage that it is FROM, and so on: their layers are the image's."""
+        line = [self.target_stage]
+        while isinstance(line[-1].base, StageRef):
+            line.append(self.all_stages[line[-1].base.index])
+        return frozenset(stage.index for stage in line)
+
     def stage_need(self, index: int) -> Need:
         """What the whole build needs of a stage's base.
 

@@ -29,6 +29,8 @@ CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 60.0
 LATE_SECONDS: Final = 0.25
 """How long a connection that is not there yet is waited for: the usual way tries several at once."""
+FAR_SECONDS: Final = 0.025
+"""A registry that has answered nothing in so short a time is far away."""
 MOST_BYTES: Final = 8 << 20
 _RECEIVE: Final = 64 << 10
 _STATUS = re.compile(rb"HTTP/1\.1 ([2-5]\d\d)[ \r]")
@@ -115,11 +117,18 @@ class HeadStart:
         self._asked: list[Early] = []
         self._lines: list[_Line] = []
         self._closed = False
+        self._near = threading.Event()
         self.log: list[Sent] = []
 
     def dial(self, place: Place) -> None:
         """Connect to ``place``: for a later `ask`, or for the program itself."""
         self._begin(_Line(place))
+
+    def dial_more(self, place: Place, count: int) -> None:
+        """Have ``count`` connections to ``place`` in all, if registries are far away: for a wave of
+        requests that the program will send. Called when something was asked.
+        """
+        _in_thread(self._dial_more, place, count)
 
     def ask(self, place: Place, ask: Ask, follow: Follow) -> None:
         """Send ``ask``, and then what ``follow`` says, over a dialled connection or one more."""
@@ -165,6 +174,15 @@ class HeadStart:
             self._lines.append(line)
         _in_thread(self._connect, line)
 
+    def _dial_more(self, place: Place, count: int) -> None:
+        if self._near.wait(FAR_SECONDS):
+            return
+        with self._lock:
+            known = sum(line.place[:2] == place[:2] for line in self._lines)
+            missing = 0 if self._closed else count - known
+        for _ in range(missing):
+            self.dial(place)
+
     def _promise(self, ask: Ask, line: _Line) -> Early | None:
         """A place for the answer to ``ask``, unless it has one. The lock is held."""
         if self._closed or any(early.ask == ask for early in self._asked):
@@ -208,6 +226,8 @@ class HeadStart:
         try:
             sock.sendall(_request(early.ask))
             reply = _receive(sock)
+            if time.monotonic() - began < FAR_SECONDS:
+                self._near.set()
             self._note(f"GET {early.ask.url}", began)
             after = follow(early.ask, reply)
         except BaseException:
