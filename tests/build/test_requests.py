@@ -5,6 +5,7 @@ Orders are made by holding answers back until other requests have come, never by
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -232,6 +233,27 @@ def test_layers_that_a_step_looks_at_come_beside_the_configuration(
     double.hold(lambda item: is_blob_of([config], item), asked)
     run(world, world.request(FROM + text, "app:1"))
     assert sorted(blob_gets(double)) == sorted([config, *layers])
+
+
+@pytest.mark.parametrize("patience", [math.inf, 0.01])
+def test_small_requests_wait_for_those_for_layers(
+    shm_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """Mounts and uploads of a build that fetches its base begin when the base does, or a little later."""
+    monkeypatch.setattr("asyncbuild.build.supply._PATIENCE", patience)
+    world, double = make_world(shm_path)
+    digest = add_busybox(GatedDouble()).layers[0].digest
+    if patience < 1:  # a layer that does not come holds up nothing
+        double.hold(
+            lambda asked: is_blob_of([digest], asked), lambda: kinds(double)["POST mount"] == 1
+        )
+    run(world, world.request(FROM + "COPY a /a\n", "app:1"))
+    methods = [item.method for item in double.log]
+    asked = next(at for at, item in enumerate(double.log) if item.path.endswith(digest))
+    assert double.log[asked].method == "GET"
+    if patience > 1:
+        assert methods[:asked].count("POST") <= 1  # that for the configuration, from the very start
+    assert "1" in double.tags["app"]
 
 
 def test_layers_that_are_unpacked_are_not_fetched_early(shm_path: Path) -> None:

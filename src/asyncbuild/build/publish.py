@@ -197,6 +197,7 @@ class Destination:
         self._job.reporter.emit(ImagePushed(reference, manifest.digest))
 
     async def _start_upload(self) -> UploadSession:
+        await self._supply.calm()
         with self._pushing():
             session = await self._client.mount_or_start_upload(self.repository)
         assert isinstance(session, UploadSession)
@@ -265,6 +266,7 @@ class Destination:
         if source == self.repository:
             self.statistics.existing += 1
             return
+        await self._supply.calm()
         progress = self._progress(descriptor.digest)
         if source is None and await self._exists(descriptor):
             self._arrived(progress, TransferOutcome.EXISTS)

@@ -355,7 +355,7 @@ class Session:
             stage.base == ImageRef(reference, platform) and _looks(stage)
             for stage in self.plan.stages
         ):
-            self.job.nursery.start_soon(self.supply.fetch_early, reference, manifest)
+            self.supply.fetch_early(reference, manifest)
 
     def _publish_early(self, reference: Reference, platform: Platform, manifest: Manifest) -> None:
         """Send the layers of the image's own base, which are in the image whatever is executed or cached:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,9 @@ lie in storage that is made for ranges, aria2 takes up to 16 connections for eac
 end when the windows are open (`streams`). A host that refuses some is asked over the others (`fetching`).
 """
 
+_PATIENCE = 0.25
+"""Seconds: by then the requests for layers are on their way, or their answers are slow."""
+
 
 class Supply:
     """All that a build takes from registries. Lives as long as the nursery."""
@@ -79,6 +83,7 @@ class Supply:
         self._streams = Streams(MAX_STREAMS)
         self._anew: set[Digest] = set()
         self._absent: set[Digest] = set()
+        self._hurries: list[Future[None]] = []
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
         self.on_root: Callable[[BaseImage, tuple[Path, ...]], None] | None = None
@@ -146,12 +151,32 @@ class Supply:
         key = ("blob", descriptor.digest)
         return self._flight(key, f"blob {descriptor.digest.short}", self._spool, descriptor, origin)
 
-    async def fetch_early(self, reference: Reference, manifest: Manifest) -> None:
+    def fetch_early(self, reference: Reference, manifest: Manifest) -> None:
         """Fetch the layers that are not unpacked, unless the configuration is here: it tells more."""
-        if self._store.has_blob(manifest.config.digest):
-            return
+        if not self._store.has_blob(manifest.config.digest):
+            self._hurries.append(
+                self._job.ledger.spawn(
+                    self._job.nursery,
+                    f"first bytes of {reference}",
+                    self._fetch_early,
+                    reference,
+                    manifest,
+                )
+            )
+
+    async def _fetch_early(self, reference: Reference, manifest: Manifest) -> None:
         layers = tuple((item, self._store.diff_id_of(item.digest)) for item in manifest.layers)
-        await self._begin(layers, reference)
+        asked = await self._begin(layers, reference)
+        if asked:
+            await (await asked[0].wait()).wait_size(0)
+
+    async def calm(self) -> None:
+        """Return when layers that were asked for early begin to come, soon in any case: a hundred small
+        requests that begin in the same moment would hold the large ones up, and have time.
+        """
+        with trio.move_on_after(_PATIENCE), suppress(Exception):  # it is told where it is awaited
+            for hurry in self._hurries:
+                await hurry.wait()
 
     async def verified_blob(self, descriptor: Descriptor, origin: Reference | None) -> Path:
         """The layer's blob in the store, whole and verified."""
@@ -208,7 +233,7 @@ class Supply:
 
     async def _begin(
         self, layers: Sequence[tuple[Descriptor, DiffId | None]], origin: Reference
-    ) -> None:
+    ) -> list[Future[GrowingFile]]:
         """Begin to fetch the layers of which nothing is here, in one moment: so the largest are first."""
 
         def absent() -> list[Descriptor]:
@@ -219,9 +244,10 @@ class Supply:
                 if not self._store.has_blob(item.digest)
             ]
 
-        for descriptor in await trio.to_thread.run_sync(absent):
-            self._absent.add(descriptor.digest)
-            self.blob(descriptor, origin)
+        found = await trio.to_thread.run_sync(absent)
+        self._absent.update(descriptor.digest for descriptor in found)
+        largest_first = sorted(found, key=lambda descriptor: -descriptor.size)
+        return [self.blob(descriptor, origin) for descriptor in largest_first]
 
     async def _find(self, layer: CachedLayer) -> Path:
         tree = self._store.tree(layer.tree) if layer.tree else None
