@@ -9,7 +9,7 @@ import trio
 
 from asyncbuild.build.archives import Gathered, unpack_archives
 from asyncbuild.build.foresight import Foreseen
-from asyncbuild.build.guess import GuessedBase
+from asyncbuild.build.guess import foretell
 from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.stage import Change
 from asyncbuild.build.stage_files import find_path
@@ -40,12 +40,16 @@ async def copy(at: At, instruction: ins.Copy | ins.Add) -> Change:
 
 
 async def foresee(at: At, instruction: ins.Copy | ins.Add) -> Foreseen:
-    """What the step makes of a root that has nothing there, packed and on its way."""
+    """What the step makes of a root that has nothing there, or there what the base is likely to have;
+    packed and on its way.
+    """
     session = at.session
     uploads = session.open_uploads() if at.published else ()
     placed = await _changes(at, instruction)
-    upon = View() if instruction.is_linked else View([GuessedBase()])
-    changes = await trio.to_thread.run_sync(placed, upon)
+    if instruction.is_linked:
+        changes = await trio.to_thread.run_sync(placed, View())
+    else:
+        changes = await foretell(at.state.root, placed)
     layer = session.packer.changes(at.named, changes, at.emptied)
     if at.published:
         session.publish(layer, uploads)

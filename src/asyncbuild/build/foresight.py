@@ -5,7 +5,8 @@ when a stage begins, what each of them would make upon a base with nothing there
 sent, while the base and the RUNs are still on their way. When it is its turn the step looks at the real
 root as ever; if the same change set comes out, its layer is there already, else that layer is withdrawn.
 Nothing is assumed, only tried: the price of an error is an upload in vain. Where one is likely nothing is
-tried: where a base may have the directory, or a step before names it.
+tried: where a base may have the directory and RUNs change it unasked, or a step before names it. What the
+base has at ``/srv`` and the like its layers' beginnings tell (`asyncbuild.build.glimpses`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 from asyncbuild.build.futures import Future
-from asyncbuild.build.guess import COMMON, Unknown
+from asyncbuild.build.guess import COMMON
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import NewLayer
 from asyncbuild.build.outline import OutlinedStep, StageOutline
@@ -24,13 +25,19 @@ from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.records import dataclass
 from asyncbuild.report import events
+from asyncbuild.rootfs.known import NotKnown
 from asyncbuild.rootfs.view import View
+
+SELDOM_CHANGED = frozenset(["srv", "opt", "mnt", "media"])
+"""Names that a base may have, and that a RUN which does not say them leaves alone. Packages write to
+``/etc``, ``/usr`` and ``/var``; a new user gets a directory in ``/home``.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Foreseen:
-    """What a step puts into any root (``placed`` blocks), what that was upon an empty one, and the layer
-    of this.
+    """What a step puts into any root (``placed`` blocks), what that was upon the one that was foreseen,
+    and the layer of this.
     """
 
     placed: Callable[[View], ChangeSet]
@@ -54,7 +61,7 @@ class Foresight:
         )
 
     async def _try(self, work: Callable[[], Awaitable[Foreseen]]) -> Foreseen | None:
-        with suppress(AsyncbuildError, Unknown):
+        with suppress(AsyncbuildError, NotKnown):
             found = await work()
             if self._closed:
                 self._withdraw(found.layer)
@@ -96,8 +103,8 @@ def worth_trying(outline: StageOutline, done: int) -> Iterator[OutlinedStep]:
                 behind_run = behind_run or place >= done
             case ins.Copy() as copy if behind_run and step.step.source is None:
                 name = _first_name(absolute_destination(step.image.working_dir, copy.destination))
-                fresh = name and name not in COMMON and not any(name in text for text in named)
-                if copy.is_linked or fresh:
+                likely = name and name not in COMMON - SELDOM_CHANGED
+                if copy.is_linked or (likely and not any(name in text for text in named)):
                     yield step
         named += _texts(step)
 

@@ -134,6 +134,19 @@ class Guesses:
         self._glimpsed.clear()
 
 
+async def foretell(root: Root, work: Callable[[View], T]) -> T:
+    """``work`` upon a guess of ``root``, else upon a glimpse, `NotKnown` if neither does; nothing checks
+    it later.
+    """
+    try:
+        return await trio.to_thread.run_sync(work, View([GuessedBase()]))
+    except Unknown as unknown:
+        glimpsed = await root.glimpsed(unknown.path)
+        if glimpsed is None:
+            raise
+        return await _upon(glimpsed, work, [])
+
+
 async def _upon(known: Known, work: Callable[[View], T], used: list[Known]) -> T:
     """``work`` upon a view of what is known; then that is among what was ``used``."""
     result = await trio.to_thread.run_sync(work, known.view)
