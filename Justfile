@@ -48,6 +48,10 @@ rootless-cases *arguments: setup
     ASYNCBUILD_CASES_IN=rootless .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
     ASYNCBUILD_CASES_IN=single .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
 
+# every case that has a RUN by an OCI runtime, and its image compared with our own sandbox's: minutes
+runtime-cases runtime="runc" *arguments: setup
+    ASYNCBUILD_CASES_IN={{runtime}} .venv/bin/python -m pytest -q tests/test_cases.py {{arguments}}
+
 # all examples in an ordinary pod and as an ordinary user: minutes
 examples-elsewhere *arguments: setup
     ASYNCBUILD_EXAMPLES=all .venv/bin/python -m pytest -q tests/test_examples_elsewhere.py {{arguments}}

@@ -235,3 +235,40 @@ def test_root_without_run(yard: Yard, shm_path: Path) -> None:
     done = asyncbuild_here("kaniko", *line, env=home)
     assert done.returncode == 0, told(done)
     assert done.stdout == yard.by_overlay(NO_RUN), told(done)
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+def test_by_a_runtime(yard: Yard, shm_path: Path, runtime: str) -> None:
+    """Root, whose RUNs an OCI runtime executes."""
+    home = environment(**ENVIRONMENT, XDG_CACHE_HOME=str(shm_path), ASYNCBUILD_OCI_RUNTIME=runtime)
+    line = [*yard.words(runtime), "-c", str(yard.context(EVERYTHING)), "--isolation=overlay"]
+    done = asyncbuild_here("kaniko", *line, env=home)
+    assert done.returncode == 0, told(done)
+    assert done.stdout == yard.by_overlay(EVERYTHING), told(done)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "dockerfile", "subordinate", "kernel"),
+    [
+        pytest.param("runc", EVERYTHING, True, (), id="rootless"),
+        pytest.param("crun", ONE_ID, False, (), id="single-id"),
+        pytest.param("crun", _served(EVERYTHING), True, OLD_KERNEL, id="fuse"),
+    ],
+)
+def test_by_a_users_runtime(
+    yard: Yard,
+    shm_path: Path,
+    runtime: str,
+    dockerfile: str,
+    kernel: tuple[str, ...],
+    *,
+    subordinate: bool,
+) -> None:
+    """An ordinary user's RUNs by an OCI runtime, in the user namespace that the build is in."""
+    user = User.below(shm_path, subordinate=subordinate)
+    user = replace(user, kernel=kernel, fuse=bool(kernel))
+    line = [*yard.words(f"user-{runtime}"), "-c", str(yard.context(dockerfile))]
+    environ = ENVIRONMENT | {"ASYNCBUILD_OCI_RUNTIME": runtime}
+    done = user.asyncbuild("kaniko", *line, environ=environ)
+    assert done.returncode == 0, told(done)
+    assert done.stdout == yard.by_overlay(dockerfile), told(done)

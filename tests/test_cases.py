@@ -28,7 +28,7 @@ from support.cases import (
     serve_pages,
     tree_differences,
 )
-from support.commands import COMMAND, asyncbuild_here, environment
+from support.commands import COMMAND, asyncbuild_here, environment, told
 from support.own_image import OwnImage
 from support.pod import WITHOUT_CHROOT, Pod
 from support.pulled import Pulled, Tree, inspect_config, pull, read_tree, unpack
@@ -102,11 +102,17 @@ NEED_MORE: dict[str, dict[str, str]] = {
     },
 }
 """What some cases need and a place refuses."""
+DIFFERENT_EACH_TIME = {
+    "run-own-namespaces": "processes are counted, and the runtime's may not have ended yet"
+}
+"""Cases whose images need not be the same by a runtime, and why."""
 WHERE = os.environ.get("ASYNCBUILD_CASES_IN", "")
 """Where to build instead of here, by what that place permits; the judges are the same. ``pod``: an ordinary
 pod (``just pod-cases``); ``inplace``: in ``/`` of a pod without CAP_SYS_CHROOT (``just inplace-cases``);
-``rootless``, ``single``: as an ordinary user, with subordinate ids or without (``just rootless-cases``).
+``rootless``, ``single``: as an ordinary user, with subordinate ids or without (``just rootless-cases``);
+``runc``, ``crun``: here, by an OCI runtime, and only the cases that have a RUN (``just runtime-cases``).
 """
+RUNTIMES = ("runc", "crun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +187,31 @@ def build(
         line = [*elsewhere.config["Entrypoint"], *words]
         done = pod.run(*line, stdin=given, env=case.environ, cwd=str(directory))
     else:
+        if WHERE in RUNTIMES:
+            words += ["--oci-runtime", WHERE]
         done = asyncbuild_here(*words, stdin=given, env=environment(**case.environ), cwd=directory)
     texts = [data.decode("utf-8", "replace") for data in (done.stdout, done.stderr)]
     return subprocess.CompletedProcess(words, done.returncode, *texts)
 
 
-CHOSEN = [case for case in CASES if case.name not in NEED_MORE.get(WHERE, {})]
+def has_run(case: Case) -> bool:
+    """Whether something in its Dockerfile is executed."""
+    text = (case.directory / "Dockerfile").read_text(errors="replace")
+    return re.search(r"^\s*(ONBUILD\s+)?RUN\b", text, re.IGNORECASE | re.MULTILINE) is not None
+
+
+CHOSEN = [
+    case
+    for case in CASES
+    if case.name not in NEED_MORE.get(WHERE, {}) and (WHERE not in RUNTIMES or has_run(case))
+]
+BUILT = [
+    case
+    for case in CASES
+    if has_run(case) and 0 in case.exit and case.name not in DIFFERENT_EACH_TIME
+]
+COMPARED = BUILT if WHERE in RUNTIMES else BUILT[::16]
+"""Those whose images are compared, of our own sandbox's and a runtime's."""
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +292,31 @@ def check_image(case: Case, registry: DockerRegistry, base: Base | None, directo
         *layer_differences(case, pulled, base_layers),
     ]
     assert differences == []
+
+
+@pytest.mark.usefixtures("small_bases")
+@pytest.mark.parametrize("case", COMPARED, ids=lambda case: case.name)
+def test_a_runtime_gives_the_same_image(case: Case, place: Place, shm_path: Path) -> None:
+    """The digest of a case's image, with times that do not depend on when: our own sandbox's, and a runtime's
+    (crun's, unless runc is asked for).
+    """
+    registry, web = place.registry, place.web
+    push_images(case, registry)
+    if not (web.root / case.name).exists():  # as `test_case` has made them
+        make_repositories(case, registry, web)
+    serve_pages(case, registry, web)
+    context = make_context(case, registry, web, shm_path)
+    words = [*case.args, case.main or str(context)]
+    arguments = [real_names(case, registry, web, word.encode()).decode() for word in words]
+    given = (shm_path / case.stdin).read_bytes() if case.stdin else b""
+    env = environment(**{**case.environ, "SOURCE_DATE_EPOCH": "1700000000"})
+    digests = []
+    for runtime in ([], ["--oci-runtime", WHERE or "crun"]):
+        line = ["build", "--progress", "plain", "--store", str(shm_path / f"store{len(runtime)}")]
+        line += ["-o", "type=image,rewrite-timestamp=true", "-t", "registry.example/compared:1"]
+        line += ["--metadata-file", str(shm_path / "metadata.json"), *runtime, *arguments]
+        done = asyncbuild_here(*line, stdin=given, env=env, cwd=shm_path)
+        assert done.returncode == 0, told(done)
+        found = json.loads((shm_path / "metadata.json").read_text())
+        digests.append(found["containerimage.digest"])
+    assert digests[0] == digests[1]

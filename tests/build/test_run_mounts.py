@@ -315,19 +315,21 @@ def copy_program(program: Path, directory: Path) -> None:
 # --- limits -------------------------------------------------------------------------------------------
 
 
-def test_memory(world: World) -> None:
+@pytest.mark.parametrize("runtime", ["", "runc", "crun"])
+def test_memory(world: World, runtime: str) -> None:
     """A RUN that wants more than it may have is killed, and the error says why."""
-    run = RunOptions(memory=24 << 20)
-    line = BASE + "RUN dd if=/dev/zero of=/dev/null bs=200M count=1\n"
+    run = RunOptions(memory=96 << 20, oci_runtime=runtime)
+    line = BASE + "RUN dd if=/dev/zero of=/dev/null bs=300M count=1\n"
     with pytest.raises(RunFailed) as caught:
         build(world, line, run=run)
     assert caught.value.exit_code == 137
     assert "--memory" in str(caught.value.hint)
 
 
-def test_cpus(world: World) -> None:
+@pytest.mark.parametrize("runtime", ["", "runc", "crun"])
+def test_cpus(world: World, runtime: str) -> None:
     """A RUN sees its share in its own control group."""
-    run = RunOptions(cpus=0.5)
+    run = RunOptions(cpus=0.5, oci_runtime=runtime)
     recorder = build(world, BASE + "RUN cat /proc/self/cgroup\n", run=run)
     assert "/asyncbuild-" in recorder.output()
     assert recorder.of(WarningRaised) == []

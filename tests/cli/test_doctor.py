@@ -123,7 +123,7 @@ def test_root_with_sys_admin_whose_store_is_on_an_overlay(
 def test_where_nothing_is_possible_the_exit_code_says_so(shm_path: Path) -> None:
     """A place that refuses everything."""
     place = Place(1000, refused=dict.fromkeys(Ability, "Operation not permitted"))
-    found = findings(place, "no control groups")
+    found = findings(place, "no control groups", {})
     assert found["auto"] == "none"
     assert not any(item["possible"] for item in found["backends"].values())
 

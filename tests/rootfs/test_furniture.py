@@ -13,12 +13,6 @@ from support.roots import Roots
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def roots(shm_path: Path) -> Roots:
-    """A place for layers and RUNs."""
-    return Roots(shm_path)
-
-
 def test_devices_work(roots: Roots) -> None:
     """The usual devices can be read and written, terminals made, and streams found by their names."""
     script = """

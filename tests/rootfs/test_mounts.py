@@ -24,12 +24,6 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def roots(shm_path: Path) -> Roots:
-    """A place for layers and RUNs."""
-    return Roots(shm_path)
-
-
-@pytest.fixture
 def outside(roots: Roots) -> Path:
     """A directory of this machine with a file ``inner`` and a directory ``sub`` with ``deep``."""
     path = roots.layer("outside")
@@ -277,3 +271,20 @@ def test_a_device(roots: Roots) -> None:
     assert ran.stdout == "3\n"
     assert "Permission denied" in ran.stderr
     assert stat.S_ISCHR((ran.upper / "own").stat().st_mode)
+
+
+def test_a_mount_below_what_the_kernel_shows(roots: Roots) -> None:
+    """/sys is read-only, and something can stand on one of its directories; devices stand anywhere in /dev."""
+    mounts = (
+        TmpfsMount("/sys/kernel"),
+        TmpfsMount("/sys/fs", read_only=True),
+        SecretFile("/dev/shm/secret", b"word"),
+    )
+    script = """
+        ls -A /sys/kernel; touch /sys/kernel/x; touch /sys/fs/x; cat /dev/shm/secret
+        mknod /sys/kernel/zero c 1 5; head -c 1 /sys/kernel/zero
+    """
+    ran = roots.shell(script, mounts=mounts)
+    assert (ran.stdout, ran.changes) == ("word", {})
+    assert "/sys/fs/x: Read-only file system" in ran.stderr
+    assert "/sys/kernel/zero: Permission denied" in ran.stderr

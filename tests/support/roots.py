@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from asyncbuild.rootfs.runspec import RunSpec
-from asyncbuild.rootfs.sandbox import run_sandboxed
+from asyncbuild.rootfs.sandbox import OnOutput, RuntimePlace, run_sandboxed
 
 _APPLETS = """
 sh cat chgrp chmod chown chroot cp cut dd env false find grep head hostname id ifconfig ln ls mkdir mkfifo
@@ -43,10 +43,14 @@ class Ran:
 
 
 class Roots:
-    """A place for layers and RUNs below one directory; RUNs use the busybox layer by default."""
+    """A place for layers and RUNs below one directory; RUNs use the busybox layer by default.
 
-    def __init__(self, path: Path) -> None:
+    ``place`` says if a runtime executes them.
+    """
+
+    def __init__(self, path: Path, place: RuntimePlace | None = None) -> None:
         self.path = path
+        self.place = place
         self._runs = 0
         self._family = descendants(os.getpid())
         self.busybox = self.layer("busybox")
@@ -79,23 +83,27 @@ class Roots:
         """The processes that descend from this one and did not before: RUNs that go on."""
         return descendants(os.getpid()) - self._family
 
+    async def execute(self, spec: RunSpec, on_output: OnOutput) -> int:
+        """As `run_sandboxed`, with this place's sandbox."""
+        return await run_sandboxed(spec, on_output, place=self.place)
+
     def run(self, *argv: str, **fields: Any) -> Ran:
         """Run a program to its end."""
-        return trio.run(run_to_end, self.spec(*argv, **fields))
+        return trio.run(run_to_end, self.spec(*argv, **fields), self.place)
 
     def shell(self, script: str, **fields: Any) -> Ran:
         """Run a script of busybox's shell to its end."""
         return self.run("sh", "-c", script, **fields)
 
 
-async def run_to_end(spec: RunSpec) -> Ran:
-    """Run ``spec`` and keep its output."""
+async def run_to_end(spec: RunSpec, place: RuntimePlace | None = None) -> Ran:
+    """Run ``spec``, by the runtime of ``place`` if there is one, and keep its output."""
     output = {"stdout": b"", "stderr": b""}
 
     def keep(stream: str, data: bytes) -> None:
         output[stream] += data
 
-    code = await run_sandboxed(spec, keep)
+    code = await run_sandboxed(spec, keep, place=place)
     return Ran(code, output["stdout"].decode(), output["stderr"].decode(), spec)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import trio
@@ -28,26 +30,35 @@ from asyncbuild.rootfs.isolation import (
     probe,
 )
 from asyncbuild.rootfs.layering import find_program
-from asyncbuild.rootfs.sandbox import ServedPlace
+from asyncbuild.rootfs.oci_runtimes import find_runtime
+from asyncbuild.rootfs.sandbox import RuntimePlace, ServedPlace
 from asyncbuild.rootfs.user_namespace import maps_one_id
 
 Maker: TypeAlias = Callable[[Job, RunOptions, Callable[[str], None]], Backend]
 """Makes a backend for a build; it may use the job's nursery, store and workers."""
 
 
-def _overlay(job: Job, _options: RunOptions, warn: Callable[[str], None]) -> Backend:
-    return OverlayBackend(job.nursery, job.ledger, warn)
+def _overlay(
+    job: Job, options: RunOptions, warn: Callable[[str], None], program: bytes = b""
+) -> Backend:
+    return OverlayBackend(job.nursery, job.ledger, warn, place=_place(options, program))
 
 
 def _rootless(
-    job: Job,
-    _options: RunOptions,
-    warn: Callable[[str], None],
-    served: ServedPlace | None = None,
+    job: Job, options: RunOptions, warn: Callable[[str], None], program: bytes = b""
 ) -> Backend:
     if maps_one_id():
         warn(ONE_ID)
-    return OverlayBackend(job.nursery, job.ledger, warn, Isolation.ROOTLESS, served)
+    place = _place(options, program)
+    return OverlayBackend(job.nursery, job.ledger, warn, Isolation.ROOTLESS, place)
+
+
+def _place(options: RunOptions, program: bytes) -> ServedPlace | RuntimePlace | None:
+    """Where RUN happens: by a runtime, with layers that ``program`` shows."""
+    if options.oci_runtime:
+        runtime = find_runtime(options.oci_runtime, os.environ)
+        return RuntimePlace(runtime.command, program)
+    return ServedPlace(program) if program else None
 
 
 ONE_ID = (
@@ -62,6 +73,10 @@ MAKERS: Mapping[Isolation, Maker] = {
     Isolation.INPLACE: InPlaceBackend,
 }
 """How each backend is made. A new one stands here, and `Isolation` and `NEEDS` know it."""
+
+
+WITH_MOUNTS = (Isolation.OVERLAY, Isolation.ROOTLESS)
+"""The ways that a runtime can go: it mounts /proc and more, whatever it is given."""
 
 
 class Backends:
@@ -103,9 +118,12 @@ class Backends:
         isolation = choose(place, self._wanted, (*ways, Isolation.NONE))
         if isolation is Isolation.NONE:
             raise no_way(place) if self._wanted is Isolation.AUTO else _not_wanted()
+        if self._options.oci_runtime and isolation not in WITH_MOUNTS:
+            raise _no_runtime(place, self._options.oci_runtime)
+        make = MAKERS[isolation]
         if isolation is Isolation.ROOTLESS and Ability.USER_OVERLAY not in place.able:
-            return _rootless(self._job, self._options, self._warn, ServedPlace(find_program()))
-        return MAKERS[isolation](self._job, self._options, self._warn)
+            make = partial(_rootless, program=find_program())
+        return await trio.to_thread.run_sync(make, self._job, self._options, self._warn)
 
     def _probe(self) -> Place:
         """Everything, unless the best is asked for and possible: then no more needs to be known."""
@@ -140,6 +158,16 @@ def _not_inside(place: Place) -> IsolationError:
             hint="--isolation auto takes what is possible",
         )
     return no_way(place)
+
+
+def _no_runtime(place: Place, runtime: str) -> IsolationError:
+    way = Isolation.ROOTLESS if place.uid else Isolation.OVERLAY
+    missing = place.missing(way)
+    said = "; ".join(f"{need}: {text}" for need, text in missing.items())
+    return IsolationError(
+        f"--oci-runtime {runtime} is not possible here: a runtime needs mounts ({said})",
+        hint=f"it needs {' and '.join(place.better(missing))}; see asyncbuild doctor",
+    )
 
 
 def _not_wanted() -> IsolationError:

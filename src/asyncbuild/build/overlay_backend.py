@@ -10,7 +10,7 @@ from asyncbuild.build.backend import Ended, RunOrder
 from asyncbuild.build.futures import Ledger
 from asyncbuild.build.sandboxes import Sandboxes
 from asyncbuild.rootfs.isolation import Isolation
-from asyncbuild.rootfs.sandbox import OnOutput, ServedPlace, run_sandboxed
+from asyncbuild.rootfs.sandbox import OnOutput, RuntimePlace, ServedPlace, run_sandboxed
 
 
 class OverlayBackend:
@@ -24,13 +24,13 @@ class OverlayBackend:
         ledger: Ledger,
         warn: Callable[[str], None],
         isolation: Isolation = Isolation.OVERLAY,
-        served: ServedPlace | None = None,
+        place: ServedPlace | RuntimePlace | None = None,
     ) -> None:
-        """``isolation`` is ROOTLESS where this process is root of a user namespace; ``served`` where the
-        kernel mounts no overlay for it.
+        """``isolation`` is ROOTLESS where this process is root of a user namespace; ``place`` where the
+        kernel mounts no overlay for it, or an OCI runtime executes RUN.
         """
         self.isolation = isolation
-        self._served = served
+        self._place = place
         self._sandboxes = Sandboxes(nursery, ledger)
         self._warn = warn
 
@@ -45,7 +45,7 @@ class OverlayBackend:
             self._sandboxes.prepare()
         group = self._sandboxes.limited(helper, order.limits, self._warn)
         try:
-            code = await run_sandboxed(order.spec, on_output, helper=helper, place=self._served)
+            code = await run_sandboxed(order.spec, on_output, helper=helper, place=self._place)
             return Ended(code, group is not None and group.out_of_memory())
         finally:
             if group is not None:

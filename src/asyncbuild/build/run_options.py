@@ -48,7 +48,8 @@ class RunOptions:
 
     ``devices`` are those of every RUN; the files of ``device_directories`` describe them. ``shm_size``
     and ``memory`` are in bytes, ``cpus`` is a number of processors; None is the default, or no limit.
-    ``isolation`` is how RUNs are executed; in place needs an ``own_root``.
+    ``isolation`` is how RUNs are executed; in place needs an ``own_root``. ``oci_runtime`` names a program
+    that executes them (runc, crun; a name or an absolute path); empty for our own sandbox.
     ``no_new_privileges``: set-user-id programs give nobody more rights.
     """
 
@@ -62,5 +63,6 @@ class RunOptions:
     memory: int | None = None
     cpus: float | None = None
     isolation: Isolation = Isolation.AUTO
+    oci_runtime: str = ""
     own_root: OwnRoot | None = None
     no_new_privileges: bool = False

@@ -150,7 +150,7 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         ),
         push=False,
         network="default",
-        **dict.fromkeys(("shm_size", "memory", "cpus", "isolation")),
+        **dict.fromkeys(("shm_size", "memory", "cpus", "isolation", "oci_runtime")),
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from asyncbuild.build.backends import MAKERS, is_inside
+from asyncbuild.build.backends import MAKERS, WITH_MOUNTS, is_inside
 from asyncbuild.cli.places import store_directory
 from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs.cgroups import CannotLimit, Group, Limits
@@ -20,6 +20,7 @@ from asyncbuild.rootfs.isolation import (
     choose,
     probe,
 )
+from asyncbuild.rootfs.oci_runtimes import Runtime, known_runtimes
 from asyncbuild.store.store import Store
 
 _WAYS = tuple(item for item in Isolation if item not in (Isolation.AUTO, Isolation.NONE))
@@ -36,7 +37,7 @@ def doctor(options: argparse.Namespace) -> int:
             place = probe(work / "try")
         finally:
             store.discard(work)
-    found = findings(place, _limits())
+    found = findings(place, _limits(), known_runtimes(os.environ))
     if options.format == "json":
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
@@ -44,8 +45,12 @@ def doctor(options: argparse.Namespace) -> int:
     return 0 if found["auto"] != Isolation.NONE else IsolationError.exit_code
 
 
-def findings(place: Place, limits: str | None) -> dict[str, Any]:
-    """Everything that was found, as JSON has it. ``limits`` is why no control group can be made."""
+def findings(
+    place: Place, limits: str | None, runtimes: Mapping[str, Runtime | str | None]
+) -> dict[str, Any]:
+    """Everything that was found, as JSON has it. ``limits`` is why no control group can be made;
+    ``runtimes`` are as `known_runtimes` has them.
+    """
     known = tuple(way for way in (*MAKERS, Isolation.NONE) if _may_go(place, way))
     auto = choose(place, Isolation.AUTO, known)
     return {
@@ -65,6 +70,7 @@ def findings(place: Place, limits: str | None) -> dict[str, Any]:
         },
         "abilities": {str(item): place.refused.get(item) for item in Ability},
         "limits": limits,
+        "oci_runtimes": {name: _runtime(found) for name, found in runtimes.items()},
         "backends": {str(way): _backend(place, way) for way in _WAYS},
     }
 
@@ -99,6 +105,14 @@ def _unfit(place: Place, way: Isolation) -> dict[str, str]:
     return user | ({"container": place.objection} if place.objection else {})
 
 
+def _runtime(found: Runtime | str | None) -> dict[str, str] | None:
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return {"problem": found}
+    return {"path": found.path, "version": found.version}
+
+
 def _limits() -> str | None:
     try:
         Group.make(_A_LIMIT).close()
@@ -128,6 +142,7 @@ def _text(found: dict[str, Any]) -> Iterator[str]:
     )
     yield f"subordinate ids: {ids['users']} users, {ids['groups']} groups; {programs}"
     yield f"--memory and --cpus: {found['limits'] or 'possible'}"
+    yield f"--oci-runtime: {_runtimes_text(found)}"
     for name, refused in found["abilities"].items():
         yield f"  {name:<18} {'yes' if refused is None else 'no: ' + refused}"
 
@@ -145,6 +160,19 @@ def _way_text(name: str, backend: Mapping[str, Any]) -> Iterator[str]:
         verb = "it needs"
     for text in backend["better"]:
         yield f"            {verb} {text}"
+
+
+def _runtimes_text(found: dict[str, Any]) -> str:
+    """What there is, and whether it is of use."""
+    there = [
+        item.get("problem") or f"{name} {item['version']} ({item['path']})"
+        for name, item in found["oci_runtimes"].items()
+        if item is not None
+    ]
+    if not there:
+        return "neither runc nor crun is installed"
+    useful = any(found["backends"][str(way)]["possible"] for way in WITH_MOUNTS)
+    return "; ".join(there) + ("" if useful else "; but not possible here: a runtime needs mounts")
 
 
 def _yes(value: object) -> str:

@@ -26,7 +26,12 @@ from asyncbuild.cli.kaniko_headstart import warmed
 from asyncbuild.cli.kaniko_registries import registry_settings
 from asyncbuild.cli.kaniko_source import KanikoSource, open_source
 from asyncbuild.cli.places import store_directory
-from asyncbuild.cli.run_options import read_isolation, secret_of_file, secret_of_variable
+from asyncbuild.cli.run_options import (
+    read_isolation,
+    read_oci_runtime,
+    secret_of_file,
+    secret_of_variable,
+)
 from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
@@ -96,6 +101,7 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
     named = wanted.destinations(given)
     here = Platform.of_machine(platform.machine())
     reproducible = given.on("reproducible")
+    isolation = read_isolation(given.text("isolation"), environ)
     request = BuildRequest(
         context=source.context,
         dockerfile=source.dockerfile,
@@ -113,7 +119,8 @@ def build_request(given: Given, source: KanikoSource, environ: Mapping[str, str]
         annotations=pairs(given.texts("annotation"), "--annotation"),
         run=RunOptions(
             secrets=_secrets(given, environ),
-            isolation=read_isolation(given.text("isolation"), environ),
+            isolation=isolation,
+            oci_runtime=read_oci_runtime(None, environ, isolation),
         ),
         compression=wanted.compression(given),
         docker_media_types=wanted.docker_types(given),

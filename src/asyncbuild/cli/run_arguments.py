@@ -20,5 +20,6 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
     add("--cpus", metavar="N", help=argparse.SUPPRESS)
     add("--security-opt", help=argparse.SUPPRESS, **some)  # type: ignore[arg-type]
     add("--isolation", metavar="WAY", help=argparse.SUPPRESS)
+    add("--oci-runtime", metavar="PROGRAM", help=argparse.SUPPRESS)
     add("--force", action="store_true", help=argparse.SUPPRESS)
     add("--cleanup", action="store_true", help=argparse.SUPPRESS)

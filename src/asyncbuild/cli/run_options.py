@@ -35,6 +35,7 @@ _LARGEST_CPUS = 4096.0
 
 def read_run_options(options: argparse.Namespace, environ: Mapping[str, str]) -> RunOptions:
     """Read them, and the secrets. Raises `UsageError`, or `InputError` for a file that is not there."""
+    isolation = read_isolation(options.isolation, environ)
     specifications = tuple(Path(text) for text in options.cdi_spec_dir)
     return RunOptions(
         secrets=read_secrets(options.secret, environ),
@@ -47,7 +48,8 @@ def read_run_options(options: argparse.Namespace, environ: Mapping[str, str]) ->
         memory=_size("--memory", options.memory),
         cpus=_cpus(options.cpus),
         no_new_privileges=_no_new_privileges(options.security_opt),
-        isolation=read_isolation(options.isolation, environ),
+        isolation=isolation,
+        oci_runtime=read_oci_runtime(options.oci_runtime, environ, isolation),
     )
 
 
@@ -73,6 +75,26 @@ def read_isolation(text: str | None, environ: Mapping[str, str]) -> Isolation:
         return Isolation(text or environ.get(ISOLATION) or Isolation.AUTO)
     except ValueError:
         raise UsageError(f"{named}: there are {', '.join(Isolation)}") from None
+
+
+OCI_RUNTIME = "ASYNCBUILD_OCI_RUNTIME"
+"""The variable that names a runtime, where no option does."""
+
+_WITHOUT_MOUNTS = (Isolation.CHROOT, Isolation.INPLACE)
+
+
+def read_oci_runtime(text: str | None, environ: Mapping[str, str], isolation: Isolation) -> str:
+    """``--oci-runtime``, else the variable, else none. Raises `UsageError`."""
+    runtime = environ.get(OCI_RUNTIME, "") if text is None else text
+    named = f"{OCI_RUNTIME}={runtime}" if text is None else f"--oci-runtime {runtime}"
+    if text == "" or ("/" in runtime and not os.path.isabs(runtime)):
+        raise UsageError(f"{named}: write runc, crun, or the absolute path of one of them")
+    if runtime and isolation in _WITHOUT_MOUNTS:
+        raise UsageError(
+            f"{named}: a runtime needs mounts, and --isolation {isolation} makes none",
+            hint="--isolation overlay (root) and rootless make them, where they are permitted",
+        )
+    return runtime
 
 
 def read_secrets(texts: Iterable[str], environ: Mapping[str, str]) -> dict[str, Secret]:

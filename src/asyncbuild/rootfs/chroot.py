@@ -23,8 +23,9 @@ from contextlib import suppress
 
 from asyncbuild.errors import AsyncbuildError, StoreError
 from asyncbuild.rootfs import syscalls
-from asyncbuild.rootfs.init import Orders, Step, StepFailed, Verdict, about, become_command, tell
+from asyncbuild.rootfs.init import Step, StepFailed, Verdict, about, become_command, tell
 from asyncbuild.rootfs.mounts import MountFailed, MountOrder
+from asyncbuild.rootfs.orders import Orders
 from asyncbuild.rootfs.places import Places, furnish, show_mounts, write_file
 from asyncbuild.rootfs.plainroot import apply_layer, make_root
 from asyncbuild.rootfs.statwalk import Upper, walk

@@ -59,7 +59,7 @@ _LINKS = (
     (b"/proc/kcore", b"core"),
     (b"pts/ptmx", b"ptmx"),
 )
-_MASKED = (
+MASKED = (
     b"proc/acpi",
     b"proc/asound",
     b"proc/kcore",
@@ -72,7 +72,7 @@ _MASKED = (
     b"sys/firmware",
     b"sys/devices/virtual/powercap",
 )
-_READ_ONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+READ_ONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 _SAFE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 
@@ -80,12 +80,12 @@ def mount_proc_and_sys() -> None:
     """The processes of this pid namespace, and the kernel's objects, without what is not a RUN's."""
     mount(b"proc", _inside(b"proc"), b"proc", _SAFE)
     _mount_sys(_SAFE | MS_RDONLY)
-    for name in _MASKED:
+    for name in MASKED:
         path = _inside(name)
         kind = _kind(path)
         if kind is not None:
             syscalls.bind(b"void" if stat.S_ISDIR(kind) else b"null", path, _SAFE | MS_RDONLY)
-    for name in _READ_ONLY:
+    for name in READ_ONLY:
         path = _inside(name)
         if _kind(path) is not None:
             syscalls.bind(path, path, _SAFE | MS_RDONLY)
@@ -99,10 +99,16 @@ def _mount_sys(flags: int) -> None:
     try:
         mount(b"sysfs", _inside(b"sys"), b"sysfs", flags)
     except PermissionError:
-        syscalls.bind(b"/sys", _inside(b"sys"), flags)
-        cgroups = _inside(_CGROUPS.strip(b"/"))
-        if _kind(cgroups) is not None:
-            mount(b"void", cgroups, b"tmpfs", flags | MS_RDONLY, b"mode=755,size=4k")
+        show_sys(_inside(b"sys"), read_only=bool(flags & MS_RDONLY))
+
+
+def show_sys(target: bytes, *, read_only: bool) -> None:
+    """Show this machine's /sys at ``target``, without its control groups."""
+    flags = _SAFE | (MS_RDONLY if read_only else 0)
+    syscalls.bind(b"/sys", target, flags)
+    cgroups = os.path.join(target, _CGROUPS.removeprefix(b"/sys/"))
+    if _kind(cgroups) is not None:
+        mount(b"void", cgroups, b"tmpfs", flags | MS_RDONLY, b"mode=755,size=4k")
 
 
 def mount_all_of_proc_and_sys() -> None:
@@ -156,8 +162,8 @@ def _machine_devices() -> list[bytes]:
     return found
 
 
-def mount_dev(shm_size: int, *, privileged: bool) -> None:
-    """A /dev of our own; ``shm_size`` in bytes."""
+def mount_dev(shm_size: int, *, privileged: bool, queues: bool = True) -> None:
+    """A /dev of our own; ``shm_size`` in bytes. ``queues``: with those of this ipc namespace."""
     flags = MS_NOSUID | (0 if privileged else MS_NODEV)
     mount(b"dev", _inside(b"dev"), b"tmpfs", flags | MS_STRICTATIME, b"mode=755,size=65536k")
     for name, _, _ in _DEVICES:
@@ -179,7 +185,8 @@ def mount_dev(shm_size: int, *, privileged: bool) -> None:
             raise
         mount(b"devpts", pts, b"devpts", safe, options)  # a namespace without a group 5
     mount(b"shm", _inside(b"dev/shm"), b"tmpfs", _SAFE, b"mode=1777,size=%d" % shm_size)
-    mount(b"mqueue", _inside(b"dev/mqueue"), b"mqueue", _SAFE)
+    if queues:
+        mount(b"mqueue", _inside(b"dev/mqueue"), b"mqueue", _SAFE)
 
 
 def _make_privileged_devices() -> None:

@@ -19,8 +19,8 @@ nothing survives, whoever is killed:
 A death signal from the builder is no use: it would fire when the *thread* that started us ends.
 
 The verdict is the last message on the socket: ``("ended", code)``, or ``("failed", step, errno, text)``
-if the sandbox could not be made. Without one the helper was killed. Messages are marshalled (both ends
-are one interpreter) behind a length of four bytes; all paths are bytes.
+if the sandbox could not be made. Without one the helper was killed. `asyncbuild.rootfs.orders` says how
+both travel.
 
 This module and what it imports must start fast: no dataclasses, typing, pathlib, json or signal here.
 After the root has changed nothing may be imported any more: modules would come from the image.
@@ -36,6 +36,7 @@ import sys
 
 from asyncbuild.rootfs import furniture, layering, overlay, syscalls
 from asyncbuild.rootfs.mounts import MountFailed, MountOrder, Mounts
+from asyncbuild.rootfs.orders import Orders, framed
 
 Verdict = tuple[str | int, ...]
 
@@ -45,78 +46,6 @@ COMMAND_NOT_EXECUTABLE = 126
 DEFAULT_CAPABILITIES = frozenset((0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
 """Docker's: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW
 SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP."""
-
-
-class Orders:
-    """What to run and where, as it travels to the helper; `asyncbuild.rootfs.runspec.RunSpec` is the
-    face of this. ``files`` are (path in /dev, mode, bytes), ``mounts`` the fields of each `MountOrder`,
-    ``limits`` (resource, soft, hard) of setrlimit, ``filter`` a program for seccomp (empty: none),
-    ``fuse`` the path of fuse-overlayfs (empty: the kernel shows layers).
-    ``tree`` and what follows are for `asyncbuild.rootfs.chroot`, ``reserved`` and what follows are what
-    `asyncbuild.rootfs.inplace` knows of its root.
-    """
-
-    argv: list[bytes]
-    environment: dict[bytes, bytes]
-    working_directory: bytes
-    uid: int
-    gid: int
-    groups: list[int]
-    lower_directories: list[bytes]
-    upper: bytes
-    work: bytes
-    hostname: bytes
-    hosts: bytes
-    resolv_conf: bytes
-    network: bool
-    files: list[tuple[bytes, int, bytes]]
-    mounts: list[dict[str, object]]
-    privileged: bool
-    user_marks: bool
-    filter: bytes
-    shm_size: int
-    limits: list[tuple[int, int, int]]
-    no_new_privileges: bool = False
-    fuse: bytes = b""
-    tree: bytes = b""
-    increments: list[bytes] = []  # noqa: RUF012 - a default, never changed
-    fresh: bool = False
-    keep: bool = False
-    reserved: list[bytes] = []  # noqa: RUF012
-    standing: list[bytes] = []  # noqa: RUF012
-    forced: bool = False
-    cleanup: bool = False
-
-    def encode(self) -> bytes:
-        """The message that carries these orders."""
-        return _framed(marshal.dumps(self.__dict__))
-
-    @classmethod
-    def receive(cls, control: int) -> Orders | None:
-        """Wait for orders; None if the builder ends without any."""
-        header = _read_exactly(control, 4)
-        body = _read_exactly(control, int.from_bytes(header, "big")) if header else b""
-        if not body:
-            return None
-        orders = cls()
-        orders.__dict__.update(marshal.loads(body))  # noqa: S302 - from our own parent
-        return orders
-
-
-def _framed(body: bytes) -> bytes:
-    """A marshalled message as it goes over the socket."""
-    return len(body).to_bytes(4, "big") + body
-
-
-def _read_exactly(handle: int, size: int) -> bytes:
-    """``size`` bytes, or none if the other end closes before."""
-    data = bytearray()
-    while len(data) < size:
-        chunk = os.read(handle, size - len(data))
-        if not chunk:
-            return b""
-        data += chunk
-    return bytes(data)
 
 
 def main() -> None:
@@ -170,7 +99,7 @@ def _supervise(init: int, control: int) -> Verdict:
 def tell(control: int, verdict: Verdict) -> None:
     """Send the verdict; it is the last message."""
     try:  # noqa: SIM105 - contextlib takes too long to import
-        os.write(control, _framed(marshal.dumps(verdict)))
+        os.write(control, framed(marshal.dumps(verdict)))
     except OSError:
         pass  # the builder is gone: nobody wants to know
 
@@ -212,14 +141,7 @@ def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
         syscalls.die_with_parent()
         if _has_ended(helper_lives):  # before the line above took effect
             return
-        _make_sandbox(orders)
-        syscalls.hide_from_ptrace()
-        command = os.fork()
-        if command == 0:
-            become_command(orders)
-        os.dup2(0, 1)
-        os.dup2(0, 2)
-        code = _reap(command)
+        code = _execute_by_runtime(orders) if orders.runtime else _execute(orders)
         if orders.fuse:
             syscalls.sync_file_system(b"/")  # what was written through mmap, before its server ends
     except StepFailed as failure:
@@ -234,19 +156,47 @@ def _run_init(orders: Orders, control: int, helper_lives: int) -> None:
         os._exit(code)
 
 
+def _execute(orders: Orders) -> int:
+    """Make the sandbox, run the command in it; its exit code."""
+    _make_sandbox(orders)
+    syscalls.hide_from_ptrace()
+    command = os.fork()
+    if command == 0:
+        become_command(orders)
+    let_go_of_output()
+    return reap(command)
+
+
+def _execute_by_runtime(orders: Orders) -> int:
+    from asyncbuild.rootfs import oci_run  # noqa: PLC0415 - takes longer to import than most RUNs need
+
+    return oci_run.execute(orders)
+
+
+def let_go_of_output() -> None:
+    """Keep no end of the command's output."""
+    os.dup2(0, 1)
+    os.dup2(0, 2)
+
+
 def _has_ended(pipe: int) -> bool:
     events = select.poll()
     events.register(pipe, 0)
     return bool(events.poll(0))
 
 
-def _reap(command: int) -> int:
-    """Wait for whoever dies, until it is the command; its exit code, 128 + n for signal n."""
+def reap(command: int) -> int:
+    """Wait for whoever dies, until it is the command; its exit code."""
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == command:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return exit_code(status)
+
+
+def exit_code(status: int) -> int:
+    """As shells have it: 128 + n for signal n."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 def _make_sandbox(orders: Orders) -> None:
@@ -260,6 +210,22 @@ def _make_sandbox(orders: Orders) -> None:
         with Step("making a network namespace"):
             syscalls.unshare(syscalls.CLONE_NEWNET)
             syscalls.raise_loopback()
+    mounts, files = mount_root(orders)
+    with Step("mounting /proc, /sys and /dev"):
+        _furnish(orders)
+    show_files(orders, files)
+    mounts.attach()
+    enter_root(orders)
+
+
+File = tuple[bytes, bytes, bytes]
+"""A file that is shown in the root: a name in the stage, its bytes, its path."""
+
+
+def mount_root(orders: Orders) -> tuple[Mounts, list[File]]:
+    """Open the stage, prepare the mounts in it, and mount the root with a place for each; the files are for
+    `show_files`.
+    """
     with Step("mounting the root"):
         overlay.open_stage(orders.work)
         users = orders.user_marks
@@ -271,14 +237,20 @@ def _make_sandbox(orders: Orders) -> None:
         files = _place(orders, root)
         mounts.place(root)
         root.mount(0 if orders.privileged else syscalls.MS_NODEV)
-    with Step("mounting /proc, /sys and /dev"):
-        _furnish(orders)
+    return mounts, files
+
+
+def show_files(orders: Orders, files: list[File]) -> None:
+    """Show what belongs to /dev, which is mounted, and to /etc."""
     with Step("showing files"):
         for path, mode, data in orders.files:
             furniture.write_file(path, mode, data)
         for name, data, path in files:
             furniture.show_file(name, data, path)
-    mounts.attach()
+
+
+def enter_root(orders: Orders) -> None:
+    """Make the mounted root this process's root."""
     with Step("entering the root"):
         if orders.fuse:  # whoever serves the root must not have it as its own
             syscalls.unshare(syscalls.CLONE_NEWNS)
@@ -294,7 +266,7 @@ def _furnish(orders: Orders) -> None:
     furniture.mount_dev(orders.shm_size, privileged=orders.privileged)
 
 
-def _place(orders: Orders, root: overlay.Overlay) -> list[tuple[bytes, bytes, bytes]]:
+def _place(orders: Orders, root: overlay.Overlay) -> list[File]:
     """Find or make the mount points that every RUN has; the network's two files (name, bytes, path)."""
     for directory in furniture.SYSTEM_DIRECTORIES:
         root.place(directory, directory=True)
@@ -319,7 +291,7 @@ def _enter_root() -> None:
         syscalls.pivot_root(b".", b".")
         syscalls.unmount(b".", syscalls.MNT_DETACH)
     except PermissionError:
-        syscalls.mount(b".", b"/", flags=syscalls.MS_MOVE)
+        syscalls.move(b".", b"/")
         os.chroot(".")
     os.chdir("/")
 
@@ -328,7 +300,7 @@ def become_command(orders: Orders) -> None:
     """In the child: the command's session, streams, directory and credentials, then exec."""
     os.setsid()
     with Step("entering the working directory"):
-        _enter_directory(orders)
+        enter_directory(orders)
     with Step("opening /dev/null"):
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         for stream in (1, 2):  # or a user could not open /dev/stdout (as runc does)
@@ -382,7 +354,7 @@ def _set_groups(groups: list[int]) -> None:
                 raise
 
 
-def _enter_directory(orders: Orders) -> None:
+def enter_directory(orders: Orders) -> None:
     """BuildKit makes a working directory that an earlier RUN removed, and gives it to the user."""
     path = b"/"
     for part in filter(None, orders.working_directory.split(b"/")):

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 
 from asyncbuild.rootfs import syscalls
 from asyncbuild.rootfs.chroot import Builder, execute, serve
-from asyncbuild.rootfs.init import Orders, Step, Verdict
+from asyncbuild.rootfs.init import Step, Verdict
 from asyncbuild.rootfs.mounts import MountOrder
+from asyncbuild.rootfs.orders import Orders
 from asyncbuild.rootfs.ownroot import (
     HOME,
     OwnRoot,

@@ -110,6 +110,26 @@ class Mounts:
                 mount.path, mount.stubbed = path, not root.has(path)
             taken.append(mount.path)
 
+    def take_below(self, directories: tuple[bytes, ...]) -> list[tuple[bytes, bytes, int]]:
+        """Hand over the mounts whose points lie below ``directories``, which somebody else mounts: each
+        point, the name in the stage, and its flags. `attach` leaves them alone.
+        """
+        taken = [mount for mount in self._mounts if _is_below(mount.path, list(directories))]
+        self._mounts = [mount for mount in self._mounts if mount not in taken]
+        for mount in taken:
+            if mount.order.kind == "tmpfs":
+                with _Failing(mount):
+                    self._make_tmpfs(mount, None)
+        return [(mount.path, mount.name, self._flags(mount.order)) for mount in taken]
+
+    def _flags(self, order: MountOrder) -> int:
+        """The flags that a mount has been made with."""
+        read_only = order.read_only or order.kind == "secret"
+        read_only = read_only or (order.kind == "tree" and not order.writes)
+        flags = MS_RDONLY if read_only else 0
+        flags |= MS_NOSUID if order.kind in ("tmpfs", "secret") else 0
+        return flags if order.kind == "device" else flags | self._nodev
+
     def attach(self) -> None:
         """Bind everything to its place, parents first."""
         if not self._mounts:

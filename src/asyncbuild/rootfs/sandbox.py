@@ -25,6 +25,7 @@ from asyncbuild.layers import marks
 from asyncbuild.records import dataclass
 from asyncbuild.rootfs import init
 from asyncbuild.rootfs.interpreter import python
+from asyncbuild.rootfs.orders import Orders
 from asyncbuild.rootfs.overlay import MAX_LOWER_DIRECTORIES
 from asyncbuild.rootfs.ownroot import OwnRoot
 from asyncbuild.rootfs.runspec import (
@@ -80,9 +81,9 @@ class Helper:
         self,
         spec: RunSpec,
         on_output: OnOutput,
-        place: PlainPlace | OwnPlace | ServedPlace | None = None,
+        place: PlainPlace | OwnPlace | ServedPlace | RuntimePlace | None = None,
     ) -> int:
-        """As `run_sandboxed`, but does not close the helper. ``place``: where the kernel mounts nothing."""
+        """As `run_sandboxed`, but does not close the helper. ``place``: where it is not the usual one."""
         orders = _orders(spec)
         if place is not None:
             orders.__dict__.update(place.order())
@@ -136,7 +137,7 @@ class PlainPlace:
     keep: bool
 
     def order(self) -> dict[str, object]:
-        """The fields of `init.Orders`."""
+        """The fields of `Orders`."""
         return {
             "tree": os.fsencode(self.tree),
             "increments": [os.fsencode(path) for path in self.increments],
@@ -152,8 +153,22 @@ class ServedPlace:
     program: bytes
 
     def order(self) -> dict[str, object]:
-        """The fields of `init.Orders`."""
+        """The fields of `Orders`."""
         return {"fuse": self.program}
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimePlace:
+    """A RUN that an OCI runtime executes. ``command`` is how it is called (`oci_runtimes.Runtime.command`);
+    ``program`` shows layers, fuse-overlayfs, or is empty where the kernel does.
+    """
+
+    command: tuple[bytes, ...]
+    program: bytes = b""
+
+    def order(self) -> dict[str, object]:
+        """The fields of `Orders`."""
+        return {"runtime": list(self.command), "fuse": self.program}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +183,7 @@ class OwnPlace:
     extra_hosts: bytes = b""
 
     def order(self) -> dict[str, object]:
-        """The fields of `init.Orders`."""
+        """The fields of `Orders`."""
         return {
             "tree": b"/",
             "increments": [os.fsencode(path) for path in self.increments],
@@ -227,7 +242,7 @@ async def run_sandboxed(
     on_output: OnOutput,
     *,
     helper: Helper | None = None,
-    place: ServedPlace | None = None,
+    place: ServedPlace | RuntimePlace | None = None,
 ) -> int:
     """Run a command and answer its exit code: 128 + n if signal n killed it, 127 if there is no such
     program, 126 if it cannot be executed (the reason is then the last line of ``stderr``).
@@ -235,7 +250,8 @@ async def run_sandboxed(
     ``on_output`` is called with each chunk of output as it comes; all of it has come when this
     returns. Whatever the command leaves running is killed. Cancelled, it kills the command and all
     that it started before it returns. ``helper`` is a started process to use (and close); ``place`` says if
-    another than the kernel shows layers. Raises `IsolationError` if the sandbox cannot be made.
+    another than the kernel shows layers, or a runtime runs the command. Raises `IsolationError` if the
+    sandbox cannot be made.
     """
     if len(spec.lower_directories) > MAX_LOWER_DIRECTORIES:
         raise IsolationError(
@@ -276,6 +292,8 @@ def _judge(raw: bytes) -> int:
         hint = (
             "the user namespace has no such id: RUN as another user than root needs subordinate ids"
         )
+    if step.startswith("OCI runtime"):
+        hint = "without --oci-runtime RUN is executed by a sandbox of the builder's own"
     if "limits" in step:
         hint = "limits above the builder's own need CAP_SYS_RESOURCE"
     raise IsolationError(f"RUN's sandbox: {step} failed: {reason}", hint=hint)
@@ -290,8 +308,8 @@ _WHY_NO_MOUNT = {
 }
 
 
-def _orders(spec: RunSpec) -> init.Orders:
-    orders = init.Orders()
+def _orders(spec: RunSpec) -> Orders:
+    orders = Orders()
     orders.argv = [os.fsencode(word) for word in spec.argv]
     orders.environment = {
         os.fsencode(name): os.fsencode(value) for name, value in spec.environment.items()

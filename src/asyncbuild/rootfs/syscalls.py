@@ -15,6 +15,7 @@ import os
 import sys
 
 CLONE_NEWNS = 0x0002_0000
+CLONE_NEWCGROUP = 0x0200_0000
 CLONE_NEWUTS = 0x0400_0000
 CLONE_NEWIPC = 0x0800_0000
 CLONE_NEWUSER = 0x1000_0000
@@ -64,6 +65,7 @@ _CAPABILITIES = 64
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.ptrace.restype = ctypes.c_long
 _statx = getattr(_libc, "statx", None)
 
 
@@ -88,6 +90,11 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
+def enter_namespace(handle: int, kind: int) -> None:
+    """setns(2): enter the namespace of ``kind`` (CLONE_NEW…) that ``handle`` stands for."""
+    _checked(_libc.setns(ctypes.c_int(handle), ctypes.c_int(kind)), "setns")
+
+
 def mount(
     source: bytes, target: bytes, kind: bytes = b"", flags: int = 0, options: bytes = b""
 ) -> None:
@@ -102,6 +109,11 @@ def bind(source: bytes, target: bytes, flags: int) -> None:
     mount(source, target, flags=MS_BIND | MS_REC)
     if flags:
         change_flags(target, flags)
+
+
+def move(source: bytes, target: bytes) -> None:
+    """Move a mount, with those below it."""
+    mount(source, target, flags=MS_MOVE)
 
 
 def change_flags(target: bytes, flags: int) -> None:
@@ -161,6 +173,12 @@ def open_in_root(root: int, path: bytes, flags: int) -> int:
 def die_with_parent() -> None:
     """Be killed when the thread that forked this process ends. Its parent must not be threaded."""
     _prctl(_PR_SET_PDEATHSIG, SIGKILL)
+
+
+def be_traced() -> None:
+    """From here on the parent traces this process: it stops before a program's first instruction."""
+    none = ctypes.c_void_p(0)
+    _checked(int(_libc.ptrace(ctypes.c_long(0), ctypes.c_int(0), none, none)), "ptrace")
 
 
 def adopt_orphans() -> None:
