@@ -20,7 +20,7 @@ def taken(parts: Parts) -> list[int]:
 
 @given(total=st.integers(1, 40 * PART), first=st.sampled_from([FIRST_PART, PART]))
 def test_they_are_the_whole_blob_in_order(total: int, first: int) -> None:
-    """Without a gap and without a byte twice; none smaller than the one before, but for the last."""
+    """Without a gap and without a byte twice; growing, then shrinking, none smaller than it may be."""
     parts = Parts(total, first)
     spans = [parts.missing(part) for part in taken(parts)]
     assert spans[0][0] == 0
@@ -28,16 +28,20 @@ def test_they_are_the_whole_blob_in_order(total: int, first: int) -> None:
     assert all(before[1] == after[0] for before, after in pairwise(spans))
     sizes = [end - start for start, end in spans]
     assert sizes == [parts.size(part) for part in range(len(parts))]
-    assert sizes[:-1] == sorted(sizes[:-1])
-    assert 0 < max(sizes) <= PART
+    top = sizes.index(max(sizes))
+    assert sizes[:top] == sorted(sizes[:top])
+    assert sizes[top:] == sorted(sizes[top:], reverse=True)
+    assert max(sizes) <= PART
+    assert all(size >= first for size in sizes[:-1])
 
 
 def test_small_at_first_where_that_gains_something() -> None:
-    """Half a gigabyte far away: two MiB at first, eight at last. Near: eight always."""
+    """Half a gigabyte far away: three MiB at first and at last, eight between. Near: eight always."""
     far, near = Parts(500_000_000), Parts(500_000_000, PART)
-    assert far.size(0) == 2 << 20
-    assert far.size(len(far) - 2) == 8 << 20
-    assert len(far) == 78
+    assert far.size(0) == 3 << 20
+    assert max(far.size(part) for part in range(len(far))) == 8 << 20
+    assert far.size(len(far) - 2) == 3 << 20
+    assert len(far) == 88
     assert {near.size(part) for part in range(len(near) - 1)} == {8 << 20}
     assert len(near) == 60
 

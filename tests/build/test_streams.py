@@ -19,7 +19,7 @@ def test_the_largest_of_all_that_begin_together_are_first() -> None:
         streams = Streams(2)
 
         async def fetch(size: int) -> None:
-            async with streams.one(size, size, 1):
+            async with streams.one(size, size):
                 order.append(size)
                 await trio.testing.wait_all_tasks_blocked()
 
@@ -44,7 +44,7 @@ def test_streams_come_back_from_whoever_leaves() -> None:
         async def fetch(size: int) -> None:
             nonlocal running, most
             with trio.move_on_after(chance.random() / 100):
-                async with streams.one(size, size, 1):
+                async with streams.one(size, size):
                     running += 1
                     most = max(most, running)
                     try:
@@ -57,26 +57,26 @@ def test_streams_come_back_from_whoever_leaves() -> None:
                 nursery.start_soon(fetch, size)
         assert most == 3
         with trio.fail_after(10):
-            async with streams.one(1, 1, 1), streams.one(1, 2, 1), streams.one(1, 3, 1):
+            async with streams.one(1, 1), streams.one(1, 2), streams.one(1, 3):
                 pass
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def begun(streams: Streams, *wanted: tuple[str, int, int, int]) -> Counter[str]:
-    """How many streams each owner has at first, of ``(owner, count, size, load)`` that all want them."""
+def begun(streams: Streams, *wanted: tuple[str, int, int]) -> Counter[str]:
+    """How many streams each owner has at first, of ``(owner, count, size)`` that all want them."""
     having: Counter[str] = Counter()
 
-    async def fetch(owner: str, size: int, load: int) -> None:
-        async with streams.one(size, owner, load):
+    async def fetch(owner: str, size: int) -> None:
+        async with streams.one(size, owner):
             having[owner] += 1
             await trio.sleep_forever()
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            for owner, count, size, load in wanted:
+            for owner, count, size in wanted:
                 for _ in range(count):
-                    nursery.start_soon(fetch, owner, size, load)
+                    nursery.start_soon(fetch, owner, size)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
 
@@ -86,46 +86,18 @@ def begun(streams: Streams, *wanted: tuple[str, int, int, int]) -> Counter[str]:
 
 def test_a_blob_that_is_alone_has_all_streams() -> None:
     """Nobody else wants them."""
-    assert begun(Streams(8), ("large", 20, 1000, 1)) == {"large": 8}
+    assert begun(Streams(8), ("large", 20, 1000)) == {"large": 8}
 
 
 def test_a_blob_that_is_not_alone_has_half_of_them() -> None:
     """The second largest has the other half; but what others leave is for the largest."""
-    two = begun(Streams(8), ("large", 20, 1000, 1), ("second", 20, 900, 1), ("small", 1, 1, 1))
+    two = begun(Streams(8), ("large", 20, 1000), ("second", 20, 900), ("small", 1, 1))
     assert two == {"large": 4, "second": 4}
-    beside = begun(Streams(8), ("large", 20, 1000, 1), ("small", 1, 1, 1))
+    beside = begun(Streams(8), ("large", 20, 1000), ("small", 1, 1))
     assert beside == {"large": 7, "small": 1}
 
 
 def test_many_small_blobs_are_one_wave() -> None:
     """Each has one stream, as long as there are some."""
-    wanted = [(f"blob {number}", 1, 1 << 20, 1 << 20) for number in range(30)]
+    wanted = [(f"blob {number}", 1, 1 << 20) for number in range(30)]
     assert begun(Streams(24), *wanted).total() == 24
-
-
-def test_no_more_bytes_are_asked_for_than_may_be() -> None:
-    """Large parts are fewer at a time than small ones; what is larger than all that may be comes alone."""
-    assert begun(Streams(24, load=96), ("large", 24, 1000, 8)) == {"large": 12}
-    assert begun(Streams(24, load=96), ("large", 24, 1000, 2)) == {"large": 24}
-    assert begun(Streams(24, load=96), ("huge", 3, 1000, 200)) == {"huge": 1}
-
-
-def test_bytes_come_back_from_whoever_leaves() -> None:
-    """What one has fetched, another one may ask for."""
-    order: list[int] = []
-
-    async def main() -> None:
-        streams = Streams(4, load=10)
-
-        async def fetch(number: int) -> None:
-            async with streams.one(100 - number, number, 6):
-                order.append(number)
-                await trio.testing.wait_all_tasks_blocked()
-
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                for number in range(5):
-                    nursery.start_soon(fetch, number)
-
-    trio.run(main)
-    assert order == [0, 1, 2, 3, 4]

@@ -25,6 +25,10 @@ from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.routing import BlobChunks
 
 WORTH_SPLITTING = 2 * PART
+STEADY_STREAMS = 16
+"""Of one blob, once their windows are open: more would only lie behind a gap."""
+NEAR_STREAMS = 8
+"""Of one blob from a near host: there is no slow start to share, and each costs memory."""
 
 OnProgress = Callable[[int], None]
 
@@ -59,7 +63,7 @@ class Fetch:
         """Fetch what is missing behind the bytes that are there without a gap."""
         start = self.file.size
         async with (
-            self._turn(min(self.descriptor.size, FIRST_PART)),
+            self._turn(),
             self.client.open_blob(self.repository, self.descriptor, start=start) as chunks,
         ):
             await self.file.fill(chunks, self.on_progress, start)
@@ -70,7 +74,8 @@ class Fetch:
         parts = Parts(self.descriptor.size, PART if near else FIRST_PART)
         with self.file.writing() as descriptor:
             async with trio.open_nursery() as nursery:
-                count = min(self.streams.count, len(parts))
+                most = NEAR_STREAMS if near else self.streams.count
+                count = min(most, len(parts))
                 crowd = _Crowd(parts, descriptor, nursery.cancel_scope, count)
                 for _ in range(count):
                     nursery.start_soon(self._stream, crowd)
@@ -90,10 +95,12 @@ class Fetch:
                 if crowd.present == 1:
                     raise
                 break
+            if crowd.present > STEADY_STREAMS:
+                break
         crowd.present -= 1
 
     async def _fetch(self, crowd: _Crowd, part: int) -> None:
-        async with self._turn(crowd.parts.size(part)):
+        async with self._turn():
             start, end = crowd.parts.missing(part)
             async with self.client.open_blob(
                 self.repository, self.descriptor, start=start, end=end
@@ -112,8 +119,8 @@ class Fetch:
             self.file.advance(crowd.parts.add(part, len(chunk)))
             self.on_progress(crowd.parts.arrived)
 
-    def _turn(self, load: int) -> AbstractAsyncContextManager[None]:
-        return self.streams.one(self.descriptor.size, self.descriptor.digest, load)
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        return self.streams.one(self.descriptor.size, self.descriptor.digest)
 
 
 @dataclass(slots=True)

@@ -1,32 +1,37 @@
 """The parts that a large blob is asked for in: which is next, and what is there without a gap. Pure.
 
-A new connection carries ten segments in its first round trip and doubles that in each one: two MiB take it
-seven round trips, eight take nine. So the parts of a far blob are small at first and grow. The link is full
-sooner, with many connections; the first bytes, which unpacking waits for, are there sooner; and as no
+A new connection carries ten segments in its first round trip and doubles that in each one: three MiB take
+it eight round trips, eight take ten. So the parts of a far blob are small at first and grow. The link is
+full sooner, with many connections; the first bytes, which unpacking waits for, are there sooner; and as no
 two connections come to their end in the same moment, the link does not stand still for a round trip
-between two parts. Where a round trip costs nothing, all parts are large: there only their number counts.
+between two parts. The last ones are small again, so that none is left alone on one connection. Where a
+round trip costs nothing, all parts are large: there only their number counts.
 """
 
 from __future__ import annotations
 
 PART = 8 << 20
 """Bytes of the largest part: at 100 ms and 30 MB/s a third of a second, so a request more costs little."""
-FIRST_PART = 2 << 20
+FIRST_PART = 3 << 20
 _GROWTH = 128 << 10
+_OF_THE_REST = 16
 
 
 class Parts:
     """What is there of each part of a blob of ``total`` bytes, and what nobody fetches yet."""
 
     def __init__(self, total: int, first: int = FIRST_PART) -> None:
-        """The first part has ``first`` bytes, each further one a little more, up to `PART`."""
+        """The first part has ``first`` bytes, each further one a little more, up to `PART`; but no part is
+        more than a share of what is left, as long as that is more than ``first``.
+        """
         self.total = total
         self.arrived = 0
         self._starts = [0]
         size = first
         while self._starts[-1] + size < total:
             self._starts.append(self._starts[-1] + size)
-            size = min(size + _GROWTH, PART)
+            left = total - self._starts[-1]
+            size = max(first, min(size + _GROWTH, PART, left // _OF_THE_REST))
         self._done = [0] * len(self._starts)
         self._whole = 0  # parts that are complete, from the first on
         self._next = 0

@@ -18,20 +18,14 @@ import trio
 
 from asyncbuild.records import dataclass
 
-MAX_LOAD = 96 << 20
-"""Bytes that may be asked for at once. Small parts at first and large ones later: all streams are wanted
-until their windows have opened, and half of them then. More would only lie behind a gap and wait.
-"""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
-    """In the queue: for whom, and how many bytes will be asked for."""
+    """In the queue, for whose blob."""
 
     size: int
     serial: int
     owner: Hashable
-    load: int
     granted: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -41,23 +35,21 @@ class _Place:
 
 
 class Streams:
-    """At most ``count`` streams at once, and at most ``load`` bytes asked for by all of them."""
+    """At most ``count`` streams at once."""
 
-    def __init__(self, count: int, load: int = MAX_LOAD) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
         self._free = count
-        self._load_left = load
-        self._full = load
         self._share = max(1, count // 2)
         self._serial = 0
         self._waiting: list[_Place] = []
         self._held: Counter[Hashable] = Counter()
 
     @asynccontextmanager
-    async def one(self, size: int, owner: Hashable, load: int) -> AsyncIterator[None]:
-        """Have one stream until the context ends, for ``load`` of the ``size`` bytes of ``owner``."""
+    async def one(self, size: int, owner: Hashable) -> AsyncIterator[None]:
+        """Have one stream for ``owner``, a blob of ``size`` bytes, until the context ends."""
         self._serial += 1
-        place = _Place(size, self._serial, owner, load)
+        place = _Place(size, self._serial, owner)
         insort(self._waiting, place, key=lambda each: each.rank)
         try:
             for _ in range(2):  # let all that begin together be compared; parts begin a step later
@@ -75,11 +67,8 @@ class Streams:
     def _grant(self) -> None:
         while self._free and self._waiting:
             place = self._next()
-            if place.load > self._load_left < self._full:
-                return
             self._waiting.remove(place)
             self._free -= 1
-            self._load_left -= place.load
             self._held[place.owner] += 1
             place.granted.set()
 
@@ -92,7 +81,6 @@ class Streams:
 
     def _give_back(self, place: _Place) -> None:
         self._free += 1
-        self._load_left += place.load
         self._held[place.owner] -= 1
         if not self._held[place.owner]:
             del self._held[place.owner]

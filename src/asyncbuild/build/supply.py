@@ -51,8 +51,8 @@ T = TypeVar("T")
 MAX_STREAMS = 24
 """Downloads under way at once, of all blobs together: enough for one wave, and for a blob that is alone on
 a far link, whose slow start is a round trip shorter with twice as many. A registry can bear them: its blobs
-lie in storage that is made for ranges, aria2 takes up to 16 connections for each download, and half of ours
-end when the windows are open (`streams`). A host that refuses some is asked over the others (`fetching`).
+lie in storage that is made for ranges, aria2 takes up to 16 connections for each download, and a third of
+ours end once the windows are open (`fetching`). A host that refuses some is asked over the others.
 """
 
 _PATIENCE = 0.25
