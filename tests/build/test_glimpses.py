@@ -7,20 +7,33 @@ import io
 import os
 import tarfile
 from collections.abc import AsyncIterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from asyncbuild.build.glimpses import is_silent
 from asyncbuild.build.request import BuildResult
 from asyncbuild.build.workers import WorkerPool
 from asyncbuild.errors import DockerfileError
+from asyncbuild.image.config import HistoryEntry, ImageConfig
 from asyncbuild.image.digest import DiffId
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.layers.unpack import Unpacked
 from asyncbuild.report.events import LayerPacked
-from support.builds import HOST, GatedDouble, Recorder, World, add_busybox, requests_of
+from asyncbuild.testing.exchanges import Asked
+from support.builds import (
+    AMD64,
+    HOST,
+    GatedDouble,
+    Recorder,
+    World,
+    add_busybox,
+    add_image,
+    requests_of,
+)
 from support.images import EPOCH, Layer, directory, symlink, text
 
 FROM = f"FROM {HOST}/base/busybox\n"
@@ -176,3 +189,57 @@ def test_names_of_users_wait_for_the_base(shm_path: Path) -> None:
     where = world(shm_path, Layer.of(text("etc/passwd", "someone:x:7:8::/:/bin/sh\n"), SRV))
     result = where.run(COPY.replace("tree", "--chown=someone tree"), "out:1")
     assert entries(where, result, 2)["srv/files/file"].uid == 7
+
+
+APT = "RUN /bin/sh -c apt-get install -y nginx # buildkit"
+SILENT = {
+    APT: True,
+    "|1 A=b /bin/sh -c make install": True,
+    "RUN /bin/sh -c mkdir /srv/x # buildkit": False,
+    "/bin/sh -c #(nop) COPY dir:12 in / ": False,
+    "COPY /rootfs / # buildkit": False,
+    "WORKDIR /x": False,
+    "bazel build ...": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize(("line", "silent"), SILENT.items())
+def test_which_layers_are_not_waited_for(line: str, *, silent: bool) -> None:
+    """Those of RUNs that do not say the name, if the history tells which layer is whose."""
+    diff_ids = (DiffId.of(b"1"), DiffId.of(b"2"))
+    lines = (HistoryEntry("ADD file:1 in /"), HistoryEntry("CMD x", empty_layer=True))
+    config = ImageConfig(AMD64, diff_ids=diff_ids, history=(*lines, HistoryEntry(line)))
+    assert is_silent(config, 1, "srv") is silent
+    assert not is_silent(config, 0, "srv")
+    assert not is_silent(config, 1, "home")
+    assert not is_silent(replace(config, history=config.history[1:]), 1, "srv")
+    assert not is_silent(replace(config, history=()), 1, "srv")
+
+
+@pytest.mark.parametrize("more", [(), (SRV,)])
+def test_a_layer_of_a_run_need_not_have_come(shm_path: Path, more: tuple[Any, ...]) -> None:
+    """The topmost layer is withheld until the COPY has been sent; if it has the name after all, the layer
+    that was sent is in no image.
+    """
+    double = GatedDouble()
+    where = World.below(shm_path, double)
+    where.write({"tree/file": "content"})
+    top = Layer.of(text("usr/x", "x"), *more)
+    image = add_busybox(double, "base/busybox", top)
+    lines = ["ADD file:1 in /"] * (len(image.layers) - 1)
+    add_image(double, "base/busybox", replace(image, made_by=[*lines, APT]))
+
+    def is_top(asked: Asked) -> bool:
+        return asked.method == "GET" and asked.path.endswith(top.digest)
+
+    double.hold(is_top, lambda: bool(requests_of(double, "PUT")))
+
+    async def build() -> BuildResult:
+        with trio.fail_after(60):
+            return await where.build(where.request(COPY, "out:1"))
+
+    result = trio.run(build)
+    srv = entries(where, result, -2)["srv"]
+    assert srv.mode == (0o751 if more else 0o755)
+    assert len(result.manifest.layers) == len(image.layers) + 2

@@ -110,13 +110,16 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Layers, the ``config`` object of the configuration, and the media types' family (oci, docker)."""
+    """Layers, the ``config`` object of the configuration, and the media types' family (oci, docker).
+    ``made_by``: what the history says of each layer.
+    """
 
     layers: Sequence[Layer]
     config: Mapping[str, Any] = field(default_factory=dict)
     family: str = "oci"
     architecture: str = "amd64"
     variant: str = ""
+    made_by: Sequence[str] = ()
 
     def configuration(self) -> bytes:
         """The configuration's JSON, with one history line per layer."""
@@ -130,11 +133,14 @@ class Image:
                 "config": dict(self.config),
                 "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in self.layers]},
                 "history": [
-                    {"created": created, "created_by": f"base layer {number}"}
-                    for number, _ in enumerate(self.layers, 1)
+                    {"created": created, "created_by": line}
+                    for line in self.made_by or self._numbers()
                 ],
             }
         )
+
+    def _numbers(self) -> list[str]:
+        return [f"base layer {number}" for number, _ in enumerate(self.layers, 1)]
 
     def manifest(self) -> bytes:
         """The manifest's JSON."""

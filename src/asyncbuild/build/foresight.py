@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 from asyncbuild.build.futures import Future
-from asyncbuild.build.guess import COMMON
+from asyncbuild.build.guess import COMMON, SELDOM_CHANGED
 from asyncbuild.build.job import Job
 from asyncbuild.build.layers import NewLayer
 from asyncbuild.build.outline import OutlinedStep, StageOutline
@@ -27,11 +27,6 @@ from asyncbuild.records import dataclass
 from asyncbuild.report import events
 from asyncbuild.rootfs.known import NotKnown
 from asyncbuild.rootfs.view import View
-
-SELDOM_CHANGED = frozenset(["srv", "opt", "mnt", "media"])
-"""Names that a base may have, and that a RUN which does not say them leaves alone. Packages write to
-``/etc``, ``/usr`` and ``/var``; a new user gets a directory in ``/home``.
-"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,8 @@
 
 A cold base takes seconds to come and to be unpacked, but what a COPY must know of it is often in the first
 kilobytes of each layer: the directory at the root below which it puts its files (`layers.beginning`). The
-blobs are on their way for the stage anyway; only their first bytes are inflated twice.
+blobs are on their way for the stage anyway; only their first bytes are inflated twice. The small ones begin
+last, so one is not waited for that a RUN has made which says nothing of the name, as the history tells.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import Final
 import trio
 
 from asyncbuild.build.futures import Future
+from asyncbuild.build.guess import SELDOM_CHANGED
 from asyncbuild.build.job import Job
 from asyncbuild.build.resolving import BaseImage
 from asyncbuild.build.supply import Supply
+from asyncbuild.image.config import ImageConfig
 from asyncbuild.image.digest import Digest
 from asyncbuild.layers.beginning import MOST_BYTES, read_beginning
+from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.rootfs.glimpsed import BegunTree, LooseTree
-from asyncbuild.rootfs.trees import Tree
+from asyncbuild.rootfs.trees import ChangeSetTree, Tree
 
 _FIRST_LOOK: Final = 64 << 10
 
@@ -69,6 +73,8 @@ class Glimpses:
         present = await trio.to_thread.run_sync(self._job.store.layer, diff_id)
         if present is not None:
             return LooseTree(str(present.path), present.facts)
+        if is_silent(image.config, position, name):
+            return ChangeSetTree(ChangeSet())
         spool = await self._supply.blob(descriptor, image.reference).wait()
         wanted = _FIRST_LOOK
         while True:
@@ -82,3 +88,16 @@ class Glimpses:
             if whole or size == MOST_BYTES:
                 return None
             wanted = min(2 * size, MOST_BYTES)
+
+
+def is_silent(config: ImageConfig, position: int, name: str) -> bool:
+    """Whether the layer at ``position``, counted from the bottom, was made by a RUN that is unlikely to
+    have changed anything at ``name``. Docker's and buildah's lines have the shell's command, and ``#(nop)``
+    in those of other steps; BuildKit's begin with the instruction.
+    """
+    lines = [entry.created_by for entry in config.history if not entry.empty_layer]
+    if name not in SELDOM_CHANGED or len(lines) != len(config.diff_ids):
+        return False
+    line = lines[position]
+    is_run = line.startswith("RUN ") or ("/bin/sh -c " in line and "#(nop)" not in line)
+    return is_run and name not in line

@@ -38,6 +38,10 @@ COMMON = frozenset(
     ]
 )
 """Names that a base may well have (Filesystem Hierarchy Standard)."""
+SELDOM_CHANGED = frozenset(["srv", "opt", "mnt", "media"])
+"""Names that a base may have, and that a RUN which does not say them leaves alone. Packages write to
+``/etc``, ``/usr`` and ``/var``; a new user gets a directory in ``/home``.
+"""
 
 
 class Unknown(NotKnown):
