@@ -28,6 +28,7 @@ from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import OCI_LAYER_GZIP, Descriptor
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
 from asyncbuild.layers.compression import GZIP, UNCOMPRESSED, ZSTD
+from asyncbuild.layers.trim import Trim
 from support.layers import facts, file, member, pack_bytes, tar
 
 LAYER = tar(member("f", data=random.Random(1).randbytes(700_000)), member("g", data=b"x" * 5000))
@@ -90,7 +91,7 @@ def test_every_job_and_no_child_afterwards(shm_path: Path) -> None:
             assert (shm_path / "b").read_bytes() == pack_bytes(changes, GZIP)[0]
             (shm_path / "a" / "skip").touch()
             upper = await pool.pack_upper(
-                shm_path / "a", [], shm_path / "c", ZSTD, exclude=["skip"]
+                shm_path / "a", [], shm_path / "c", ZSTD, trim=Trim.of(["skip"], None)
             )
             assert upper.entries == 2
             found = await pool.materialise(changes, fresh(shm_path / "d"))

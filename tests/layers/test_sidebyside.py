@@ -27,6 +27,7 @@ from asyncbuild.layers.materialise import materialise
 from asyncbuild.layers.members import FileRun, Member, Survey, cut, members_of, weight
 from asyncbuild.layers.pack import PackedLayer, pack
 from asyncbuild.layers.snapshot import snapshot, survey
+from asyncbuild.layers.trim import Trim
 from support.layers import change_sets, file
 from support.overlay import unmount, with_private_mounts
 from support.scratch import scratch
@@ -132,6 +133,26 @@ def test_any_two_layers(below: ChangeSet, above: ChangeSet) -> None:
         patch.setattr(sidebyside, "FEW", 1)
         patch.setattr(sidebyside, "PIECE", 2)
         assert packed(found, processes=2) == expected
+
+
+@pytest.mark.parametrize(
+    "trim",
+    [
+        Trim.of((), 1_600_000_000),
+        Trim.of(("d07/empty", "d20", "nowhere"), None),
+        Trim(emptied=frozenset({"d07/closed", "d11"})),
+        Trim.of(("d07/n",), 0),
+    ],
+)
+def test_trimmed_before_anyone_looked(upper: Path, trim: Trim) -> None:
+    """What is left out and how young the rest may be: as of entries that were looked at."""
+    below = [str(upper.parent / "below")]
+    (upper.parent / "below/d03").mkdir(parents=True)
+    (upper.parent / "below/d03/gone").touch()
+    os.mknod(upper / "d03/gone", 0o020000, 0)
+    expected = packed(trim(snapshot(str(upper), below)))
+    assert packed(trim.surveyed(survey(str(upper), below, trim.ignored)), processes=2) == expected
+    assert packed(trim.surveyed(survey(str(upper), below))) == expected
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 100])

@@ -20,7 +20,6 @@ from asyncbuild.build.layers import NewLayer
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.compression import Compression
 from asyncbuild.layers.pack import PackedLayer
-from asyncbuild.layers.snapshot import snapshot
 from asyncbuild.layers.trim import Trim
 from asyncbuild.report.events import LayerPacked, Step
 
@@ -69,13 +68,8 @@ class Packer:
         trim = replace(self._trim, emptied=emptied)
 
         async def work(path: Path, on_progress: OnProgress) -> PackedLayer:
-            ignored = tuple(trim.ignored)
-            if trim.newest is not None or emptied:
-                below = [str(lower) for lower in lowers]
-                changes = await trio.to_thread.run_sync(snapshot, str(upper), below, ignored)
-                return await self._pack_changes(changes, trim, path, on_progress)
             return await self._job.workers.pack_upper(
-                upper, lowers, path, self._compression, on_progress, exclude=ignored
+                upper, lowers, path, self._compression, on_progress, trim=trim
             )
 
         return self._begin(step, trim, work)

@@ -32,6 +32,7 @@ from asyncbuild.layers.extract import ExtractJob
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.pack import PackedLayer, pack_to_file
+from asyncbuild.layers.trim import Trim
 from asyncbuild.layers.unpack import Unpacked, UnpackJob
 from asyncbuild.rootfs.interpreter import python
 
@@ -123,14 +124,14 @@ class WorkerPool:
         compression: Compression,
         on_progress: Callable[[int], None] = _ignore,
         *,
-        exclude: Sequence[str] = (),
+        trim: Trim | None = None,
     ) -> PackedLayer:
         """Pack what an overlay's upper directory changes of ``lowers``, the topmost first.
 
-        See `asyncbuild.layers.snapshot.snapshot`. The change set never leaves the child.
+        See `asyncbuild.layers.snapshot.survey`. What is found never leaves the child.
         """
         below = tuple(str(lower) for lower in lowers)
-        job = worker.PackUpperJob(str(upper), below, str(blob_path), compression, tuple(exclude))
+        job = worker.PackUpperJob(str(upper), below, str(blob_path), compression, trim or Trim())
         return await self._run(job, PackedLayer, on_progress)
 
     async def materialise(self, changes: ChangeSet, destination: Path) -> UnpackedFacts:

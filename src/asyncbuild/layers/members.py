@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from asyncbuild.errors import InputError
@@ -23,12 +24,14 @@ class FileRun:
     """Regular files of one directory that stand one behind the other, sorted by name.
 
     ``prefix`` is what their paths begin with, "" or one that ends in a slash; they are at that path below
-    ``root``. No two files of a layer's runs are one inode.
+    ``root``. No two files of a layer's runs are one inode. In the layer none is younger than ``newest``
+    (nanoseconds since the epoch).
     """
 
     root: str
     prefix: str
     names: tuple[str, ...]
+    newest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def _parts(member: Member, first: int, most: int) -> Iterator[Member]:
         return
     begin, end = 0, first
     while begin < len(member.names):
-        yield FileRun(member.root, member.prefix, member.names[begin:end])
+        yield replace(member, names=member.names[begin:end])
         begin, end = end, end + most
 
 

@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Self
 
 from asyncbuild.layers.changeset import ChangeSet, Entry
+from asyncbuild.layers.members import FileRun, Found, Hidden, Survey
 from asyncbuild.layers.paths import ancestors, clean
 from asyncbuild.records import dataclass
 
@@ -36,13 +37,28 @@ class Trim:
 
     def __call__(self, changes: ChangeSet) -> ChangeSet:
         """``changes`` without what is ignored, and not younger than allowed."""
-        if self.newest is None and not self.ignored and not self.emptied:
+        if self == Trim():
             return changes
         return ChangeSet(
             tuple(self._clamped(item) for item in changes.additions if self._keeps(item.path)),
             tuple(path for path in changes.deletions if self._keeps(path)),
             tuple(path for path in changes.opaque if self._keeps(path)),
         )
+
+    def surveyed(self, survey: Survey) -> Survey:
+        """The same of what nobody has looked at."""
+        if self == Trim():
+            return survey
+        return Survey(tuple(self._found(survey.found)))
+
+    def _found(self, found: Iterable[Found]) -> Iterator[Found]:
+        for item in found:
+            if isinstance(item, FileRun):
+                names = tuple(name for name in item.names if self._keeps(item.prefix + name))
+                if names:
+                    yield replace(item, names=names, newest=self.newest)
+            elif self._keeps(item.path):
+                yield item if isinstance(item, Hidden) else self._clamped(item)
 
     def _keeps(self, path: str) -> bool:
         above = ancestors(path) if self.ignored or self.emptied else ()

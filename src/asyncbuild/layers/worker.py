@@ -34,6 +34,7 @@ from asyncbuild.layers.materialise import materialise
 from asyncbuild.layers.pack import PackedLayer, pack_to_file
 from asyncbuild.layers.sidebyside import processors
 from asyncbuild.layers.snapshot import survey
+from asyncbuild.layers.trim import Trim
 from asyncbuild.layers.unpack import Unpacked, UnpackJob, unpack
 from asyncbuild.records import dataclass
 
@@ -61,13 +62,13 @@ class PackJob:
 
 @dataclass(frozen=True, slots=True)
 class PackUpperJob:
-    """Pack what the overlay upper directory ``upper`` changes of ``lowers``, the topmost first."""
+    """Pack what the overlay upper directory ``upper`` changes of ``lowers``, the topmost first, trimmed."""
 
     upper: str
     lowers: tuple[str, ...]
     blob_path: str
     compression: Compression
-    exclude: tuple[str, ...] = ()
+    trim: Trim
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,7 @@ def _do(job: Job, pipe: int | None, peer: socket.socket) -> Result:
     changes = (
         unflat(job.changes)
         if isinstance(job, PackJob)
-        else survey(job.upper, job.lowers, job.exclude)
+        else job.trim.surveyed(survey(job.upper, job.lowers, job.trim.ignored))
     )
     report = _Reporter(peer).report
     return pack_to_file(changes, job.blob_path, job.compression, report, processors())
