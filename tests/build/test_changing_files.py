@@ -36,11 +36,15 @@ class Meddlers(WorkerPool):
         super().__init__(2)
         self._when = when
         self._meddle = meddle
+        self._meddled = trio.Event()
 
     async def pack(self, changes: ChangeSet, *more: Any) -> PackedLayer:
-        """Pack a change set."""
+        """Pack a change set; that of the context is done when the file has been saved, and no sooner."""
         self._look("pack", changes)
-        return await super().pack(changes, *more)
+        packed = await super().pack(changes, *more)
+        if _is_read(changes):
+            await self._meddled.wait()
+        return packed
 
     async def materialise(self, changes: ChangeSet, destination: Path) -> UnpackedFacts:
         """Write a change set."""
@@ -48,8 +52,13 @@ class Meddlers(WorkerPool):
         return await super().materialise(changes, destination)
 
     def _look(self, what: str, changes: ChangeSet) -> None:
-        if what == self._when and "data/file" in [entry.path for entry in changes.additions]:
+        if what == self._when and _is_read(changes):
             self._meddle()
+            self._meddled.set()
+
+
+def _is_read(changes: ChangeSet) -> bool:
+    return "data/file" in [entry.path for entry in changes.additions]
 
 
 def build(world: World, workers: WorkerPool | None = None, **more: Any) -> tuple[Digest, Recorder]:
