@@ -66,9 +66,10 @@ def test_the_tests_of_the_security_page_exist() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_tests_of_the_reliability_page_exist() -> None:
+@pytest.mark.parametrize("name", ["reliability", "isolation"])
+def test_the_tests_that_a_page_names_exist(name: str) -> None:
     """Each function that the page names is one, and each file."""
-    page = (ROOT / "docs/reliability.md").read_text()
+    page = (ROOT / f"docs/{name}.md").read_text()
     files = list((ROOT / "tests").rglob("test_*.py"))
     known = {
         name
