@@ -147,6 +147,6 @@ def test_an_eviction_before_the_build(scene: Scene) -> None:
         process.stdin.write(bytes(1 << 20))  # more than a pipe holds: it has begun to read
         process.stdin.flush()
         process.terminate()
-        assert process.wait(25) == 143
+        assert process.wait(100) == 143
         assert process.stderr is not None
         assert process.stderr.read().endswith(b"asyncbuild: interrupted by SIGTERM\n")

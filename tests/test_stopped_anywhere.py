@@ -30,7 +30,7 @@ from support.users import User
 
 pytestmark = pytest.mark.integration
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds after which a build that does not end fails its test."""
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 RUN = """\

@@ -124,7 +124,7 @@ class Pod:
                 seen += piece
             process.send_signal(number)
             try:
-                _, errors = process.communicate(timeout=25)
+                _, errors = process.communicate(timeout=100)
             except subprocess.TimeoutExpired:
                 pytest.fail("it goes on")
             return process.returncode, errors.decode()
