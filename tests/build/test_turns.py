@@ -11,12 +11,12 @@ from asyncbuild.build.growing import GrowingFile
 from asyncbuild.build.turns import Turns
 
 
-def begun(sizes: list[int], arrive: list[int], count: int = 2) -> list[int]:
+def begun(sizes: list[int], arrive: list[int], count: int = 2, least: int = 0) -> list[int]:
     """Which blobs have a turn after those at ``arrive`` have arrived, nobody having given one back."""
     running: list[int] = []
 
     async def main() -> None:
-        turns = Turns(count)
+        turns = Turns(count, least)
         blobs = [GrowingFile(Path(f"/nowhere/{n}"), size) for n, size in enumerate(sizes)]
 
         async def work(number: int) -> None:
@@ -50,6 +50,13 @@ def test_the_largest_is_followed() -> None:
 def test_an_arrival_gets_the_other_worker() -> None:
     """The first blob that has arrived is unpacked, and no third one gets a turn."""
     assert begun([5, 9, 7, 6], [3, 0]) == [1, 3]
+
+
+def test_small_blobs_have_no_worker_before_they_arrive() -> None:
+    """The large ones are followed as if they were alone; a small one that is here is unpacked."""
+    assert begun([1, 1, 8, 1, 9], [], least=5) == [2, 4]
+    assert begun([1, 1, 1], [], least=5) == []
+    assert begun([1, 1, 9], [1], least=5) == [1, 2]
 
 
 def test_turns_come_back() -> None:

@@ -2,7 +2,8 @@
 
 A worker that follows a download is idle most of the time. So while others wait, half of the workers are
 for blobs that have arrived; the others follow the largest of those on their way, which would take longest
-once they are there. When there are no more blobs than workers, all are unpacked while they arrive.
+once they are there. When there are no more blobs than workers, all are unpacked while they arrive. A small
+blob is never followed: it would hold a worker while a large one, of which more comes, waits for that.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import trio
 
 from asyncbuild.build.growing import GrowingFile
 
+WORTH_FOLLOWING = 1 << 20
+"""Bytes: less is unpacked in a moment, once it is there."""
+
 
 class Turns:
-    """At most ``count`` turns at once."""
+    """At most ``count`` turns at once; blobs of ``least`` bytes are worth following."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, least: int = WORTH_FOLLOWING) -> None:
         self._count = count
+        self._least = least
         self._free = trio.CapacityLimiter(count)
         self._followers = max(1, count // 2)
         self._pending: list[GrowingFile] = []
@@ -28,6 +33,8 @@ class Turns:
     @asynccontextmanager
     async def turn(self, blob: GrowingFile) -> AsyncIterator[None]:
         """Wait for a turn to read ``blob``, and have it until the context ends."""
+        if blob.total is not None and blob.total < self._least:
+            await blob.wait_settled()
         self._pending.append(blob)
         follows = False
         try:
