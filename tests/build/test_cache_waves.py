@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from asyncbuild.build.futures import Ledger, Promise
-from asyncbuild.build.request import CachePlace
+from asyncbuild.build.request import BuildResult, CachePlace
 from asyncbuild.cache.scope_index import decode_index, encode_index
 from asyncbuild.image.manifest import Index
 from asyncbuild.image.reference import Reference
@@ -193,3 +193,123 @@ def test_the_context_is_read_while_the_base_is_asked_for(shm_path: Path) -> None
 
     trio.run(build)
     assert ledger.of("fingerprint ") == {"a": 1, "b": 1}
+
+
+STAGES = f"""\
+FROM {HOST}/base/busybox AS one
+COPY file /file
+RUN cp /file /made
+FROM {HOST}/base/busybox
+COPY --from=one /made /made
+"""
+
+
+def two_worlds(directory: Path, double: RegistryDouble) -> tuple[World, World]:
+    """Two machines, on the first of which `STAGES` was built and exported to a cache."""
+    worlds = []
+    for name in ("one", "other"):
+        (directory / name).mkdir()
+        worlds.append(World.below(directory / name, double))
+        worlds[-1].write({"file": "content"})
+    worlds[0].run(STAGES, "out:1", cache_to=(PLACE,))
+    double.log.clear()
+    return worlds[0], worlds[1]
+
+
+def probes(double: RegistryDouble) -> int:
+    """How many keys were asked for by their tags."""
+    return len([item for item in double.log if item.method == "GET" and "/k-" in item.path])
+
+
+def test_what_misses_will_need_is_begun_before_they_are_sure(shm_path: Path) -> None:
+    """No tag is answered before the keys of both stages, and the base of the RUN, were asked for."""
+    double = GatedDouble()
+    base = add_busybox(double)
+    _, world = two_worlds(shm_path, double)
+    world.write({"file": "another"})
+    layer = base.layers[0].digest
+
+    def fetched() -> bool:
+        return any(item.method == "GET" and item.path.endswith(layer) for item in double.log)
+
+    double.hold(
+        lambda item: "/manifests/k-" in item.path, lambda: probes(double) == 3 and fetched()
+    )
+
+    async def build() -> None:
+        with trio.fail_after(PATIENCE):
+            await world.build(world.request(STAGES, "again:1", cache_from=(PLACE,)))
+
+    trio.run(build)
+    assert probes(double) == 3
+    assert len([item for item in double.log if item.path.endswith(layer)]) == 1
+
+
+class Breaking(GatedDouble):
+    """A double that knows which of its answers nobody waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: list[str] = []
+
+    async def handle(self, asked: Asked, entry: LoggedRequest) -> Answered:
+        """Answer one request."""
+        try:
+            return await super().handle(asked, entry)
+        except trio.Cancelled:
+            self.broken.append(asked.path)
+            self.wake()
+            raise
+
+
+def test_what_was_begun_in_vain_is_withdrawn(shm_path: Path) -> None:
+    """The index is lost and the tags are there: the base that was asked for meanwhile is not fetched."""
+    double = Breaking()
+    base = add_busybox(double)
+    _, world = two_worlds(shm_path, double)
+    del double.tags["team/cache"]["main"]
+    layer = base.layers[0].digest
+
+    def asked() -> bool:
+        return any(item.method == "GET" and item.path.endswith(layer) for item in double.log)
+
+    double.hold(lambda item: item.method == "GET" and item.path.endswith(layer), lambda: False)
+    double.hold(lambda item: "/manifests/k-" in item.path, asked)
+    double.hold(lambda item: item.path == "/v2/again/manifests/1", lambda: bool(double.broken))
+
+    async def build() -> BuildResult:
+        with trio.fail_after(PATIENCE):
+            return await world.build(world.request(STAGES, "again:1", cache_from=(PLACE,)))
+
+    result = trio.run(build)
+    assert result.statistics.layers_pulled == 0
+    assert [path for path in double.broken if path.endswith(layer)]
+    assert double.tags["again"]["1"] == double.tags["out"]["1"]
+
+
+def test_the_index_is_read_while_the_image_is_tagged(shm_path: Path) -> None:
+    """One round trip less behind the image; where nothing is new it is read once."""
+    double = GatedDouble()
+    add_busybox(double)
+    _, world = two_worlds(shm_path, double)
+    world.write({"file": "another"})
+
+    def reads() -> int:
+        path = "/v2/team/cache/manifests/main"
+        return len([item for item in double.log if item.method == "GET" and item.path == path])
+
+    double.hold(
+        lambda item: (item.method, item.path) == ("PUT", "/v2/again/manifests/1"),
+        lambda: reads() == 2,
+    )
+
+    async def build(name: str) -> None:
+        more = {"cache_from": (PLACE,), "cache_to": (PLACE,)}
+        with trio.fail_after(PATIENCE):
+            await world.build(world.request(STAGES, f"{name}:1", **more))
+
+    trio.run(build, "again")
+    assert reads() == 2
+    double.log.clear()
+    trio.run(build, "third")
+    assert reads() == 1

@@ -263,7 +263,9 @@ async def _run(session: Session) -> BuildResult:
         async with trio.open_nursery() as nursery:
             for destination, upload in zip(session.destinations, configs, strict=True):
                 finish = partial(
-                    destination.finish, keep_immutable=session.request.keep_immutable_tags
+                    destination.finish,
+                    keep_immutable=session.request.keep_immutable_tags,
+                    on_arrival=session.cache.refresh,
                 )
                 nursery.start_soon(finish, image.config, upload, image.manifest)
         await _write_outputs(session, state, image)

@@ -100,6 +100,7 @@ class Cache:
         self._exports = exports
         self._chains: dict[int, Chain] = {}
         self._pending: list[Future[None]] = []
+        self._refreshed: list[Future[None]] = []
         self._warned: set[str] = set()
         self._loaded = [
             job.ledger.spawn(job.nursery, f"load {source.name}", source.load)
@@ -223,12 +224,23 @@ class Cache:
                     )
                 )
 
+    def refresh(self) -> None:
+        """The image's layers have arrived: read the indexes that will be merged, while it is tagged."""
+        new = any(made.cached is None for chain in self._chains.values() for made in chain)
+        if self._refreshed or not new:
+            return
+        for export in self._exports:
+            if isinstance(export.target, RegistryCache):
+                label = f"read the index of {export.target.name}"
+                refreshed = self._job.ledger.spawn(self._job.nursery, label, export.target.refresh)
+                self._refreshed.append(refreshed)
+
     async def finish(self, seconds: float) -> None:
         """Wait for exports, at most ``seconds``, and write the indexes; faults are warnings."""
         if not self._exports:
             return
         with trio.move_on_after(seconds) as scope:
-            for pending in self._pending:
+            for pending in [*self._pending, *self._refreshed]:
                 await self._tolerate(pending.wait)
             for export in self._exports:
                 await self._tolerate(export.target.finish)

@@ -17,8 +17,10 @@ from functools import partial
 
 import trio
 
+from asyncbuild.build.caching import Found
 from asyncbuild.build.chain import Chain, Made
 from asyncbuild.build.copy_step import copy, foresee, make_working_directory
+from asyncbuild.build.expecting import Expected
 from asyncbuild.build.footing import cached_addition, state_upon_base
 from asyncbuild.build.foresight import Foresight, worth_trying
 from asyncbuild.build.guess import Guesses, WrongGuess
@@ -109,7 +111,7 @@ class _Walk:
             self._session.listings.known(base)
         if self._session.asks(self._outline.stage):
             static = await self._keys.static()
-            found = await self._session.cache.ask(static.steps, packed=self._published)
+            found = await self._look_up(static)
             self._linked = found.linked
             if found.last is not None:
                 self._jump(static, *found.last)
@@ -117,6 +119,19 @@ class _Walk:
             self._state = await self._from_base()
             await self._look_upon_a_stage()
         self._start_what_is_needed()
+
+    async def _look_up(self, static: StageKeys) -> Found:
+        """What the cache has. While it is asked for what no index lists, what is needed then is begun."""
+        ask = partial(self._session.cache.ask, static.steps, packed=self._published)
+        listed = await ask(quick=True)
+        if listed.skipped == len(static.steps):
+            return listed
+        expected = Expected(self._session)
+        expected.begin(self._outline, listed)
+        found = await ask()
+        if found.skipped != listed.skipped:
+            expected.withdraw()
+        return found
 
     async def take(self, step: OutlinedStep) -> None:
         """One step: files if it changes any, and a word about it."""

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -134,15 +134,17 @@ class Destination:
         manifest: Manifest,
         *,
         keep_immutable: bool = False,
+        on_arrival: Callable[[], None] = lambda: None,
     ) -> None:
         """What is left when the last layer is packed: its closing request beside the config, then the
-        tags. A registry's error becomes ``failure``.
+        tags; ``on_arrival`` is called in between. A registry's error becomes ``failure``.
         """
         try:
             with one_error():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.send_config, config, session)
                     nursery.start_soon(self.wait_layers)
+                on_arrival()
                 await self.tag(manifest, keep_immutable=keep_immutable)
         except RegistryError as error:
             self._give_up(error)

@@ -83,6 +83,7 @@ class Supply:
         self._streams = Streams(MAX_STREAMS)
         self._anew: set[Digest] = set()
         self._absent: set[Digest] = set()
+        self._perhaps: dict[Digest, trio.CancelScope] = {}
         self._hurries: list[Future[None]] = []
         self._turns = Turns(job.unpackers)
         self.layers_pulled = 0
@@ -148,8 +149,29 @@ class Supply:
 
         ``origin`` is the repository that has it; None is our own store.
         """
-        key = ("blob", descriptor.digest)
-        return self._flight(key, f"blob {descriptor.digest.short}", self._spool, descriptor, origin)
+        self._perhaps.pop(descriptor.digest, None)
+        return self._blob(descriptor, origin, trio.CancelScope())
+
+    def _blob(
+        self, descriptor: Descriptor, origin: Reference | None, scope: trio.CancelScope
+    ) -> Future[GrowingFile]:
+        key, label = ("blob", descriptor.digest), f"blob {descriptor.digest.short}"
+        return self._flight(key, label, self._spool, descriptor, origin, scope)
+
+    async def fetch_perhaps(self, image: BaseImage) -> None:
+        """Begin to fetch what of the image is not here; it may turn out that nobody needs it."""
+        for descriptor in await self._missing(image.layers):
+            if ("blob", descriptor.digest) not in self._flights:
+                scope = self._perhaps[descriptor.digest] = trio.CancelScope()
+                self._blob(descriptor, image.reference, scope)
+
+    def withdraw(self, image: BaseImage) -> None:
+        """Nobody needs the image: end what only `fetch_perhaps` has begun."""
+        for descriptor, _ in image.layers:
+            scope = self._perhaps.pop(descriptor.digest, None)
+            if scope is not None:
+                self._flights.pop(("blob", descriptor.digest), None)
+                scope.cancel()
 
     def fetch_early(self, reference: Reference, manifest: Manifest) -> None:
         """Fetch the layers that are not unpacked, unless the configuration is here: it tells more."""
@@ -235,6 +257,12 @@ class Supply:
         self, layers: Sequence[tuple[Descriptor, DiffId | None]], origin: Reference
     ) -> list[Future[GrowingFile]]:
         """Begin to fetch the layers of which nothing is here, in one moment: so the largest are first."""
+        return [self.blob(descriptor, origin) for descriptor in await self._missing(layers)]
+
+    async def _missing(
+        self, layers: Sequence[tuple[Descriptor, DiffId | None]]
+    ) -> list[Descriptor]:
+        """The layers of which nothing is here, the largest first."""
 
         def absent() -> list[Descriptor]:
             return [
@@ -246,8 +274,7 @@ class Supply:
 
         found = await trio.to_thread.run_sync(absent)
         self._absent.update(descriptor.digest for descriptor in found)
-        largest_first = sorted(found, key=lambda descriptor: -descriptor.size)
-        return [self.blob(descriptor, origin) for descriptor in largest_first]
+        return sorted(found, key=lambda descriptor: -descriptor.size)
 
     async def _find(self, layer: CachedLayer) -> Path:
         tree = self._store.tree(layer.tree) if layer.tree else None
@@ -312,7 +339,9 @@ class Supply:
         )
         return layer
 
-    async def _spool(self, descriptor: Descriptor, origin: Reference | None) -> GrowingFile:
+    async def _spool(
+        self, descriptor: Descriptor, origin: Reference | None, scope: trio.CancelScope
+    ) -> GrowingFile:
         if descriptor.digest not in self._anew or origin is None:
             found = await self._at_hand(descriptor)
             if found is not None:
@@ -325,7 +354,7 @@ class Supply:
             fetch = ObjectFetch(promised[0], descriptor, spool, self._job.reporter)
             self._job.nursery.start_soon(fetch.run)
         else:
-            self._job.nursery.start_soon(self._download, descriptor, origin, spool)
+            self._job.nursery.start_soon(self._download, descriptor, origin, spool, scope)
         return spool
 
     async def _at_hand(self, descriptor: Descriptor) -> GrowingFile | None:
@@ -345,7 +374,11 @@ class Supply:
         return None
 
     async def _download(
-        self, descriptor: Descriptor, origin: Reference, spool: GrowingFile
+        self,
+        descriptor: Descriptor,
+        origin: Reference,
+        spool: GrowingFile,
+        scope: trio.CancelScope,
     ) -> None:
         emit = self._job.reporter.emit
         transfer = Transfer(Direction.PULL, "layer", origin.registry, descriptor.digest)
@@ -360,8 +393,11 @@ class Supply:
         started = trio.current_time()
         emit(TransferStarted(transfer, descriptor.size))
         try:
-            await fetch.run()
+            with scope:
+                await fetch.run()
         except Exception:  # noqa: BLE001 - the readers of the spool raise it
+            return
+        if scope.cancelled_caught:
             return
         self.layers_pulled += 1
         emit(TransferFinished(transfer, spool.size, trio.current_time() - started))

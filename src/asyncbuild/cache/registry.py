@@ -85,6 +85,8 @@ class RegistryCache:
         self._our_configs: list[bytes] = []
         self._current: ScopeIndex | None = None
         self._listed: set[DiffId] = set()
+        self._probes: dict[Key, trio.Event] = {}
+        self._answers: dict[Key, Answer] = {}
         self._loaded = trio.Event()
         self._available = True
         self._config_is_there = False
@@ -118,16 +120,23 @@ class RegistryCache:
         self._our_configs.append(raw)
 
     async def look_up(self, keys: Iterable[Key], *, quick: bool = False) -> Mapping[Key, Answer]:
-        """Answer from the indexes; what they do not list is asked for by tag, all at once, unless only a
-        ``quick`` answer is worth having.
+        """Answer from the indexes; what they do not list is asked for by tag, once for each, all at once,
+        unless only a ``quick`` answer is worth having.
         """
         await self._loaded.wait()
         answers: dict[Key, Answer] = {}
         limit = trio.CapacityLimiter(_PROBES)
 
         async def probe(key: Key) -> None:
-            async with limit:
-                answers[key] = await self._probe(key)
+            if key not in self._probes:
+                self._probes[key] = trio.Event()
+                try:
+                    async with limit:
+                        self._answers[key] = await self._probe(key)
+                finally:
+                    self._probes[key].set()
+            await self._probes[key].wait()
+            answers[key] = self._answers.get(key, Absence.UNAVAILABLE)
 
         async with trio.open_nursery() as nursery:
             for key in keys:
