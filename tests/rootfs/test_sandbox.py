@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from asyncbuild.errors import IsolationError
 from asyncbuild.rootfs import sandbox
 from asyncbuild.rootfs.runspec import BindMount, Ulimit
 from asyncbuild.rootfs.sandbox import run_sandboxed, start_helper
-from support.roots import Roots, descendants, run_to_end
+from support.roots import Roots, assert_all_end, descendants, run_to_end
 
 pytestmark = pytest.mark.integration
 
@@ -26,19 +24,6 @@ SOURCE = Path(sandbox.__file__).parents[2]
 OWN = pytest.mark.parametrize("roots", ["own"], indirect=True)
 """What is true of our own sandbox alone."""
 STRAYS = "(setsid sleep 1000 &) ; sleep 1000 & trap '' TERM HUP INT; echo started; "
-
-
-def assert_all_end(processes: Iterable[int]) -> None:
-    """Wait until every one of these processes has ended; fail if one still runs after 20 s."""
-    for pid in processes:
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            assert select.select([handle], [], [], 20)[0], f"{pid} still runs"
-        finally:
-            os.close(handle)
 
 
 # --- what the command is given -----------------------------------------------------------------------
@@ -193,6 +178,13 @@ def test_the_init_is_out_of_reach(roots: Roots) -> None:
     )
     assert (ran.code, ran.stdout.count("\n")) == (1, 1)
     assert ran.stderr.count("Permission denied") == 3
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_new_privileges(roots: Roots, *, forbidden: bool) -> None:
+    """They are possible unless they are forbidden."""
+    ran = roots.shell("grep NoNewPrivs /proc/self/status", no_new_privileges=forbidden)
+    assert ran.stdout == f"NoNewPrivs:\t{int(forbidden)}\n"
 
 
 # --- what it is apart from ---------------------------------------------------------------------------

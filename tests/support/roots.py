@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,16 @@ def descendants(pid: int) -> set[int]:
         grown = {child for child, parent in parents.items() if parent in grown} - found
         found |= grown
     return found
+
+
+def assert_all_end(processes: Iterable[int]) -> None:
+    """Wait until every one of these processes has ended; fail if one still runs after 20 s."""
+    for pid in processes:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            assert select.select([handle], [], [], 20)[0], f"{pid} still runs"
+        finally:
+            os.close(handle)

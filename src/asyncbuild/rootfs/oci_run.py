@@ -33,7 +33,7 @@ _CGROUPS = b"/sys/fs/cgroup"
 _LATE = (b"proc", b"sys", b"dev/mqueue")
 """What the runtime mounts: whatever belongs below these comes after it."""
 _SAFE = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-_NAME = b"run"
+_NAME = b"asyncbuild-run"
 _ENVIRONMENT = {b"PATH": b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
