@@ -13,7 +13,7 @@ from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.retry import RetryPolicy
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.registry.wire import ExchangeRecord, Statistics
-from asyncbuild.testing.faults import Delay, Drop, Rule
+from asyncbuild.testing.faults import Delay, Drop, Respond, Rule
 from asyncbuild.testing.registry import RegistryDouble
 from support.double import HOST, settings_for, with_client
 
@@ -121,3 +121,37 @@ def test_user_agent(environ: dict[str, str], suffix: str) -> None:
 
     with_client(double, use, RegistrySettings(environ=environ))
     assert double.log[0].headers["user-agent"] == f"asyncbuild/{__version__}{suffix}"
+
+
+def test_cookies_are_not_kept() -> None:
+    """What a registry wants to be told again it hears no more."""
+    double = RegistryDouble()
+    blob = double.add_blob("a", b"x")
+    double.faults.add(Rule(Respond(404, headers={"Set-Cookie": "a=b"})))
+
+    async def use(client: RegistryClient) -> None:
+        for _ in range(2):
+            await client.blob_exists("a", blob.digest, blob.size)
+
+    with_client(double, use)
+    assert len(double.log) == 2
+    assert "cookie" not in double.log[1].headers
+
+
+def test_a_place_with_a_name_and_a_password() -> None:
+    """Who sends us there with them in the URL gets them, and nobody else's (RFC 7617)."""
+    double = RegistryDouble()
+    blob = double.add_blob("a", b"xyz")
+    place = "https://user:pass%21@cdn.example/there?signature=1"
+    double.faults.add(
+        Rule(Respond(307, headers={"Location": place})), Rule(Respond(200, b"xyz"), path="^/there")
+    )
+
+    async def use(client: RegistryClient) -> None:
+        async with client.open_blob("a", blob) as chunks:
+            assert b"".join([chunk async for chunk in chunks]) == b"xyz"
+
+    with_client(double, use)
+    assert double.log[-1].host == "cdn.example"
+    assert double.log[-1].authorization == "Basic dXNlcjpwYXNzIQ=="
+    assert all(entry.authorization == "" for entry in double.log[:-1])
