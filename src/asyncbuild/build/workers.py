@@ -14,8 +14,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -330,8 +330,9 @@ async def _feed(
     failures: list[Exception],
     scope: trio.CancelScope,
 ) -> None:
-    """Write ``chunks`` to the pipe and close it, until the child has read enough."""
-    async with pipe:
+    """Write ``chunks`` to the pipe and close both, when the child has read enough at the latest."""
+    ends = aclosing(chunks) if isinstance(chunks, AsyncGenerator) else nullcontext()
+    async with pipe, ends:
         try:
             async for chunk in chunks:
                 try:
