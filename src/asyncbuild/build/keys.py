@@ -30,7 +30,7 @@ from asyncbuild.build.remotes import remote_of
 from asyncbuild.build.resolving import BaseImage
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage_files import find_path
-from asyncbuild.cache.keys import Key, Recipe, Value
+from asyncbuild.cache.keys import Key, Recipe, Value, condensed
 from asyncbuild.context.directory import DirectoryContext
 from asyncbuild.context.fingerprint import (
     ContentDigests,
@@ -179,7 +179,7 @@ def _fingerprint(
     session: Session, context: DirectoryContext, instruction: ins.Copy | ins.Add, text: str
 ) -> Value:
     found = find_path(instruction, text, context)
-    return cast("Value", source_fingerprint(found, session.contents))
+    return condensed(cast("Value", source_fingerprint(found, session.contents)))
 
 
 async def run_content_key(session: Session, step: OutlinedStep, upon: Key | None) -> StepKey:
@@ -248,7 +248,7 @@ def _fingerprint_of(session: Session, context: DirectoryContext, path: str) -> V
     if not entries:
         raise not_found(context, path, context.explain)
     source = CopySource(path.rpartition("/")[2], real, entries)
-    return cast("Value", source_fingerprint([source], session.contents))
+    return condensed(cast("Value", source_fingerprint([source], session.contents)))
 
 
 def _fingerprint_of_view(view: View, path: str) -> Value:
@@ -266,6 +266,10 @@ async def content_key(
     """The key of a step by what it made; None if what it was made upon has none."""
     if upon is None:
         return None
-    made = await session.read_contents(change_fingerprint, changes, session.contents)
-    recipe = content_recipe(upon, cast("Value", made))
+    made = await session.read_contents(_fingerprint_of_changes, session, changes)
+    recipe = content_recipe(upon, made)
     return without_volumes(recipe, step, session.request).key
+
+
+def _fingerprint_of_changes(session: Session, changes: ChangeSet) -> Value:
+    return condensed(cast("Value", change_fingerprint(changes, session.contents)))

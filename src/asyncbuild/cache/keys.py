@@ -17,7 +17,7 @@ from typing import TypeAlias, Union
 
 from asyncbuild.records import dataclass
 
-VERSION = "asyncbuild 1"
+VERSION = "asyncbuild 2"
 """Part of every key: a change of what keys mean changes this."""
 
 Value: TypeAlias = Union[str, bytes, int, "tuple[Value, ...]", None]
@@ -78,6 +78,11 @@ def frame(value: Value) -> bytes:
         case tuple():
             return b"t%d:%b" % (len(value), b"".join(map(frame, value)))
     raise TypeError(f"{type(value).__name__} has no frame")
+
+
+def condensed(value: Value) -> bytes:
+    """``value`` as a digest: for one of many parts that stands in several recipes, and is framed once."""
+    return hashlib.sha256(frame(value)).digest()
 
 
 def changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
