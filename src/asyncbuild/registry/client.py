@@ -57,7 +57,8 @@ from asyncbuild.registry.upload import (
 )
 
 _MOST_PAGES = 1000
-_NEAR_SECONDS = 0.015
+_NEAR_SECONDS = 0.03
+"""An answer has its server's and our own processor's time in it, and often the connection's set-up."""
 SMALL_BLOB_LIMIT = 8 << 20
 _DOCKER_ONLY = "it may know docker's media types only: -o type=image,push=true,oci-mediatypes=false"
 
