@@ -103,7 +103,9 @@ NEED_MORE: dict[str, dict[str, str]] = {
 }
 """What some cases need and a place refuses."""
 DIFFERENT_EACH_TIME = {
-    "run-own-namespaces": "processes are counted, and the runtime's may not have ended yet"
+    "add-git-keep-git-dir": "git's index has the times of what was checked out",
+    "add-git-keep-git-dir-query": "the same",
+    "run-own-namespaces": "processes are counted, and the runtime's may not have ended yet",
 }
 """Cases whose images need not be the same by a runtime, and why."""
 WHERE = os.environ.get("ASYNCBUILD_CASES_IN", "")
