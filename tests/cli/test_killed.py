@@ -7,15 +7,19 @@ build, on the same store, caches and outputs, makes the image that a build on no
 
 from __future__ import annotations
 
+import functools
+import gzip
 import hashlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,10 +27,11 @@ import trio
 
 from asyncbuild.testing.faults import Hang, Rule
 from asyncbuild.testing.registry_server import serving
+from support.bases import busybox_image, busybox_layer
 from support.builds import (
     Belongings,
     GatedDouble,
-    add_busybox,
+    add_image,
     ended,
     store_faults,
     watching,
@@ -39,6 +44,7 @@ from support.commands import (
     environment,
     told,
 )
+from support.images import Image, Layer, Node, make_tar
 from support.scratch import scratch
 
 pytestmark = pytest.mark.integration
@@ -178,15 +184,32 @@ def _size(path: Path) -> int:
         return 0
 
 
+@functools.cache
+def large_base() -> Image:
+    """Busybox and behind it, in the same layer, bytes that do not shrink: what has less than a MiB is
+    unpacked only when it is all here.
+    """
+    plain = gzip.decompress(busybox_layer().data).rstrip(b"\0")
+    padding = bytes(-len(plain) % 512)
+    more = make_tar(
+        [
+            Node("srv", tarfile.DIRTYPE, 0o755),
+            Node("srv/noise", content=random.Random(1).randbytes(3 << 19)),
+        ]
+    )
+    return replace(busybox_image(), layers=(Layer.of_tar(plain + padding + more),))
+
+
 @asynccontextmanager
 async def scene(directory: Path, layer: str) -> AsyncIterator[Scene]:
     """A context, and a registry with the base."""
     double = GatedDouble()
-    base = add_busybox(double).layers[0].digest.partition(":")[2]
+    base = large_base()
+    add_image(double, "base/busybox", base)
     async with serving(double) as host:
         path = context(directory, DOCKERFILE.replace("HOST", host), {"file": "content\n"})
         os.utime(path / "file", (1_700_000_000, 1_700_000_000))
-        made = Scene(directory, double, base, host, layer)
+        made = Scene(directory, double, base.layers[0].digest.partition(":")[2], host, layer)
         made.hold("")
         yield made
 
