@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyncbuild.image.config import (
@@ -198,6 +198,7 @@ _FIELDS = ["Env", "Cmd", "Labels", "Volumes", "ExposedPorts", "Healthcheck", "Us
         ),
     )
 )
+@example({"config": {"Volumes": [None, False], "ExposedPorts": [1, "1"]}})
 def test_any_json(document: dict[str, Any]) -> None:
     """Whatever a registry answers is decoded, and can be encoded again, or is refused."""
     try:
