@@ -24,13 +24,14 @@ from support.commands import asyncbuild, context, environment, told
 from support.registry import DockerRegistry
 
 PREPARE = """
-import json, os, sys
+import contextlib, json, os, sys
 from asyncbuild.cli import arguments
 from asyncbuild.cli.headstart import prepare
 from asyncbuild.cli.kaniko_flags import EXECUTOR, read_flags
 from asyncbuild.cli.kaniko_headstart import begin
 from asyncbuild.registry.headstart import HeadStart
 options = arguments.parser().parse_args(sys.argv[1:])
+options.closing = contextlib.ExitStack()
 prepare(options, os.environ)
 early = options.head_start._asked[0]
 print(early.wait().status)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from support.grammar import dockerfiles
 from support.oracle import Command, Oracle, Refused, our_commands
@@ -71,6 +71,7 @@ def test_files(path: Path, oracle: Oracle) -> None:
 
 @settings(max_examples=400)
 @given(dockerfiles())
+@example('# escape=`\nFROM ["a"]\nFROM \\\n  `')
 def test_generated_files(oracle: Oracle, text: str) -> None:
     """So is whatever the grammar makes."""
     theirs, ours = oracle.parse(text), our_commands(text)

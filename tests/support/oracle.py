@@ -147,7 +147,7 @@ def _child() -> None:
         else:
             answer = [
                 {
-                    "keyword": item.cmd,
+                    "keyword": item.cmd or "",  # None for a line that only continues
                     "inner": item.sub_cmd,
                     "flags": list(item.flags),
                     "values": list(item.value),

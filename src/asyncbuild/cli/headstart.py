@@ -75,6 +75,7 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
         with contextlib.suppress(*FAULTS):
             foresight = Foresight.of(options, environ)
             options.head_start = HeadStart()
+            options.closing.callback(options.head_start.close)
             place = options.file or os.path.join(options.context, "Dockerfile")
             foresight.ask_indexes(options.head_start, read_indexes(options, environ))
             foresight.dial(options.head_start, names_in(place), options.tag)

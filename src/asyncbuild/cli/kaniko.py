@@ -60,7 +60,11 @@ def _execute(given: Given, environ: Mapping[str, str]) -> int:
     head_start = begin(given, environ)
     from asyncbuild.cli.kaniko_build import execute  # noqa: PLC0415 - takes long
 
-    return execute(given, environ, head_start)
+    try:
+        return execute(given, environ, head_start)
+    finally:
+        if head_start is not None:
+            head_start.close()
 
 
 def help_text() -> str:

@@ -259,7 +259,9 @@ def _connected(place: Place) -> socket.socket:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if place.context is not None:
-            sock = place.context().wrap_socket(sock, server_hostname=place.host)
+            context = place.context()
+            sock.getpeername()  # of one that was reset, ssl would lose the descriptor
+            sock = context.wrap_socket(sock, server_hostname=place.host)
         sock.settimeout(ANSWER_SECONDS)
     except BaseException:
         sock.close()
