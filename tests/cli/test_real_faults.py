@@ -42,9 +42,6 @@ from support.tokens import PASSWORD
 pytestmark = pytest.mark.integration
 
 
-# Now and then a socket of the many in this process is closed by the garbage collector: whose, is not known
-# (docs/STATUS.md). That none stays open is asserted below.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_operations_under_faults(shm_path: Path) -> None:
     """The right image, read by skopeo, or the right error; no file, task, process or descriptor is left."""
     before = Belongings.now()

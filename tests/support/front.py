@@ -30,6 +30,7 @@ from asyncbuild.testing.registry_server import Answering, serve_connection
 from support.registry import Tls
 
 _SHUT_SECONDS = 0.05
+_PASS_ON_SECONDS = 30.0
 _BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "te"})
 _RESET = struct.pack("ii", 1, 0)
 
@@ -148,10 +149,15 @@ class Front:
             headers=headers,
             content=asked.body if has_body else None,
         )
-        try:
-            response = await self._client.send(request)
-        except httpx.TransportError as error:
-            return Answered(502, body=f"no answer from the registry: {error!r}".encode())
+        response = None
+        # whoever asked may be gone: httpcore leaves the socket open where a handshake is cancelled
+        with trio.move_on_after(_PASS_ON_SECONDS, shield=True):
+            try:
+                response = await self._client.send(request)
+            except httpx.TransportError as error:
+                return Answered(502, body=f"no answer from the registry: {error!r}".encode())
+        if response is None:
+            return Answered(504, body=b"no answer from the registry in time")
         return _answered(asked.method, response)
 
 
