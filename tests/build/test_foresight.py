@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -35,14 +32,6 @@ def world(path: Path, *more: Layer, double: GatedDouble | None = None) -> World:
     return made
 
 
-def entries(world: World, result: BuildResult, place: int) -> dict[str, tarfile.TarInfo]:
-    """The entries of one layer of the image; -1 is the topmost."""
-    descriptor = result.manifest.layers[place]
-    data = gzip.decompress((world.store / "blobs/sha256" / descriptor.digest.hex).read_bytes())
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return {item.name: item for item in tar}
-
-
 def test_the_layer_arrives_before_the_base(shm_path: Path) -> None:
     """The base's layer is withheld until the COPY behind the RUN has been sent whole."""
     double = GatedDouble()
@@ -60,8 +49,8 @@ def test_the_layer_arrives_before_the_base(shm_path: Path) -> None:
             return await where.build(request)
 
     result = trio.run(build)
-    assert set(entries(where, result, -1)) == {"app", "app/file"}
-    assert set(entries(where, result, -2)) == {"made"}
+    assert set(where.entries(result, -1)) == {"app", "app/file"}
+    assert set(where.entries(result, -2)) == {"made"}
 
 
 TRIED = {
@@ -100,7 +89,7 @@ def test_a_run_that_was_before(shm_path: Path) -> None:
     """A RUN that made the directory after all: its attributes are in the layer, and nothing else is sent."""
     where = world(shm_path)
     result = where.run(f"{FROM}RUN d=/ap; mkdir -m 700 $d''p\nCOPY file /app/\n", "out:1")
-    found = entries(where, result, -1)
+    found = where.entries(result, -1)
     assert set(found) == {"app", "app/file"}
     assert found["app"].mode == 0o700
     assert len(result.manifest.layers) == 3
@@ -112,16 +101,16 @@ def test_a_link_that_a_run_made(shm_path: Path) -> None:
     result = where.run(
         f"{FROM}RUN d=/ap; mkdir /real; ln -s real $d''p\nCOPY file /app/\n", "out:1"
     )
-    assert "real/file" in entries(where, result, -1)
+    assert "real/file" in where.entries(result, -1)
 
 
 def test_a_base_that_has_it(shm_path: Path) -> None:
     """A directory of the base keeps its attributes; a link is followed."""
     where = world(shm_path, Layer.of(directory("app", 0o700, uid=7, gid=8), symlink("b", "app")))
     result = where.run(f"{FROM}RUN true\nCOPY file /app/\nCOPY file /b/two\n", "out:1")
-    app = entries(where, result, -2)["app"]
+    app = where.entries(result, -2)["app"]
     assert (app.mode, app.uid, app.gid) == (0o700, 7, 8)
-    assert "app/two" in entries(where, result, -1)
+    assert "app/two" in where.entries(result, -1)
 
 
 def test_a_run_that_fails(shm_path: Path) -> None:

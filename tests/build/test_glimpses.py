@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
-import tarfile
 from collections.abc import AsyncIterable
 from dataclasses import replace
 from pathlib import Path
@@ -72,14 +69,6 @@ def world(path: Path, *more: Layer, double: GatedDouble | None = None) -> World:
     return made
 
 
-def entries(world: World, result: BuildResult, place: int) -> dict[str, tarfile.TarInfo]:
-    """The entries of one layer, -1 being the topmost."""
-    descriptor = result.manifest.layers[place]
-    data = gzip.decompress((world.store / "blobs/sha256" / descriptor.digest.hex).read_bytes())
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return {item.name: item for item in tar}
-
-
 def packed(recorder: Recorder) -> int:
     """How many layers a build made."""
     return len(recorder.of(LayerPacked))
@@ -103,7 +92,7 @@ def test_a_layer_arrives_before_the_base_is_unpacked(shm_path: Path, lines: str)
             pool.double = double
             return await where.build(where.request(f"{FROM}{lines}\n", "out:1"), workers=pool)
 
-    found = entries(where, trio.run(build), 3 if lines.startswith("RUN") else 2)
+    found = where.entries(trio.run(build), 3 if lines.startswith("RUN") else 2)
     srv = found["srv"]
     assert (srv.mode, srv.uid, srv.gid, srv.mtime) == (0o751, 7, 8, 12)
     assert srv.pax_headers["SCHILY.xattr.user.note"] == "x"
@@ -169,7 +158,7 @@ def test_the_same_image_as_upon_a_base_that_is_here(shm_path: Path, look: str, s
     recorder = Recorder()
     built = trio.run(lambda: cold.build(cold.request(FROM + steps, "out:1"), recorder=recorder))
     assert built.manifest.layers == expected.manifest.layers
-    assert f"{name}/files/deep/other" in entries(cold, built, ORDERS[steps])
+    assert f"{name}/files/deep/other" in cold.entries(built, ORDERS[steps])
     assert cold.wrong() == []
     assert packed(recorder) == times + steps.count("RUN")
 
@@ -194,7 +183,7 @@ def test_names_of_users_wait_for_the_base(shm_path: Path) -> None:
     """What is in a file no beginning tells."""
     where = world(shm_path, Layer.of(text("etc/passwd", "someone:x:7:8::/:/bin/sh\n"), SRV))
     result = where.run(COPY.replace("tree", "--chown=someone tree"), "out:1")
-    assert entries(where, result, 2)["srv/files/file"].uid == 7
+    assert where.entries(result, 2)["srv/files/file"].uid == 7
 
 
 APT = "RUN /bin/sh -c apt-get install -y nginx # buildkit"
@@ -246,6 +235,6 @@ def test_a_layer_of_a_run_need_not_have_come(shm_path: Path, more: tuple[Any, ..
             return await where.build(where.request(COPY, "out:1"))
 
     result = trio.run(build)
-    srv = entries(where, result, -2)["srv"]
+    srv = where.entries(result, -2)["srv"]
     assert srv.mode == (0o751 if more else 0o755)
     assert len(result.manifest.layers) == len(image.layers) + 2

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from asyncbuild.build.guess import COMMON, GuessedBase, Unknown
-from asyncbuild.build.request import BuildResult
 from asyncbuild.rootfs.view import View
 from support.builds import HOST, World, add_busybox
 from support.images import Layer, directory, symlink
 
 COPY = f"FROM {HOST}/base/busybox\nWORKDIR /app/deep\nCOPY file /app/\nRUN true\n"
-
-
-def entries(world: World, result: BuildResult, place: int) -> dict[str, tarfile.TarInfo]:
-    """The entries of one layer, counted from the top."""
-    descriptor = result.manifest.layers[place]
-    data = gzip.decompress((world.store / "blobs/sha256" / descriptor.digest.hex).read_bytes())
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        return {item.name: item for item in tar}
 
 
 def world(path: Path, *more: Layer) -> World:
@@ -40,27 +28,27 @@ def test_a_right_guess_changes_nothing(shm_path: Path) -> None:
     first = where.run(COPY, "out:1")
     again = where.run(COPY, "out:2", use_cache=False)
     assert first.manifest.layers[:3] == again.manifest.layers[:3]
-    assert set(entries(where, first, 1)) == {"app", "app/deep"}
+    assert set(where.entries(first, 1)) == {"app", "app/deep"}
 
 
 def test_a_directory_of_the_base_keeps_its_attributes(shm_path: Path) -> None:
     """A base that has the directory after all: its mode and owner are in the layers."""
     where = world(shm_path, Layer.of(directory("app", 0o700, uid=7, gid=8)))
-    app = entries(where, where.run(COPY, "out:1"), 3)["app"]
+    app = where.entries(where.run(COPY, "out:1"), 3)["app"]
     assert (app.mode, app.uid, app.gid) == (0o700, 7, 8)
 
 
 def test_a_link_of_the_base_is_followed(shm_path: Path) -> None:
     """A base that has a link there: files go where it leads."""
     where = world(shm_path, Layer.of(directory("real"), symlink("app", "real")))
-    assert "real/file" in entries(where, where.run(COPY, "out:1"), 3)
+    assert "real/file" in where.entries(where.run(COPY, "out:1"), 3)
 
 
 def test_a_stage_without_run_is_checked_too(shm_path: Path) -> None:
     """The check comes before the stage is done, whether it runs anything or not."""
     where = world(shm_path, Layer.of(directory("real"), symlink("app", "real")))
     result = where.run(COPY.replace("RUN true\n", ""), "out:1")
-    assert "real/file" in entries(where, result, 3)
+    assert "real/file" in where.entries(result, 3)
 
 
 @pytest.mark.parametrize("name", sorted(COMMON))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
+import io
 import json
 import os
 import random
 import select
+import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -86,6 +89,13 @@ class World:
             path = self.context / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+    def entries(self, result: BuildResult, place: int) -> dict[str, tarfile.TarInfo]:
+        """The entries of one layer of an image that was built here, by name; -1 is the topmost layer."""
+        descriptor = result.manifest.layers[place]
+        data = gzip.decompress((self.store / "blobs/sha256" / descriptor.digest.hex).read_bytes())
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            return {item.name: item for item in tar}
 
     def request(self, dockerfile: str, *names: str, **more: Any) -> BuildRequest:
         """A request to build ``dockerfile`` and push it as ``names`` (``HOST/`` is put before them)."""

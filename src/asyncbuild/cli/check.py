@@ -18,7 +18,7 @@ from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.errors import DockerfileError
 from asyncbuild.plan.checks import Surroundings, check_options, check_plan
 from asyncbuild.plan.nouns import Plan
-from asyncbuild.plan.planner import PlanRequest, make_plan
+from asyncbuild.plan.planner import make_plan
 
 FOUND = 1
 """The exit code when there are findings."""
@@ -60,14 +60,7 @@ def make_report(inputs: Inputs, target: str | None, *, advice: bool) -> Report:
 
 def plan_of(inputs: Inputs, dockerfile: Dockerfile, target: str | None) -> Plan:
     """The plan of a build with these inputs. Raises DockerfileError and UsageError."""
-    request = PlanRequest(
-        platform=inputs.platform,
-        build_platform=inputs.build_platform,
-        build_args=inputs.build_args,
-        target=target,
-        contexts=inputs.contexts,
-    )
-    return make_plan(dockerfile, request)
+    return make_plan(dockerfile, inputs.plan_request(target))
 
 
 def surroundings(inputs: Inputs, *, every_stage: bool) -> Surroundings:

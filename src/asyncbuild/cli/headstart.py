@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     import ssl
     from pathlib import Path
 
-    from asyncbuild.cli.inputs import Inputs
     from asyncbuild.image.platform import Platform
     from asyncbuild.plan.nouns import ImageRef, Plan
     from asyncbuild.plan.planner import PlanRequest
@@ -70,22 +69,23 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
     Raises as `read_inputs`.
     """
-    foresight = None
+    first = None
     if not any(getattr(options, name) for name in _LOOKS_ELSEWHERE):
         with contextlib.suppress(*FAULTS):
-            foresight = Foresight.of(options, environ)
+            first = FirstRequests.of(options, environ)
             options.head_start = HeadStart()
             options.closing.callback(options.head_start.close)
             place = options.file or os.path.join(options.context, "Dockerfile")
-            foresight.ask_indexes(options.head_start, read_indexes(options, environ))
-            foresight.dial(options.head_start, names_in(place), options.tag)
+            first.ask_indexes(options.head_start, read_indexes(options, environ))
+            first.dial(options.head_start, names_in(place), options.tag)
     from asyncbuild.cli.inputs import read_inputs  # noqa: PLC0415 - while connections are made
 
     options.inputs = read_inputs(options)
-    if foresight is not None:
+    if first is not None:
         with contextlib.suppress(*FAULTS):
-            plan = _plan(options.inputs, options.target)
-            foresight.ask(options.head_start, plan, options.tag)
+            inputs, request = options.inputs, options.inputs.plan_request(options.target)
+            plan = plan_of(inputs.dockerfile, inputs.dockerfile_path, request)
+            first.ask(options.head_start, plan, options.tag)
 
 
 def names_in(path: str) -> list[str]:
@@ -100,19 +100,6 @@ def names_in(path: str) -> list[str]:
     return []
 
 
-def _plan(inputs: Inputs, target: str | None) -> Plan:
-    from asyncbuild.plan.planner import PlanRequest  # noqa: PLC0415 - while connections are made
-
-    request = PlanRequest(
-        platform=inputs.platform,
-        build_platform=inputs.build_platform,
-        build_args=inputs.build_args,
-        target=target,
-        contexts=inputs.contexts,
-    )
-    return plan_of(inputs.dockerfile, inputs.dockerfile_path, request)
-
-
 def plan_of(dockerfile: bytes, path: Path, request: PlanRequest) -> Plan:
     """What a build of the Dockerfile does. Raises `AsyncbuildError`."""
     from asyncbuild.dockerfile.parser import parse_dockerfile  # noqa: PLC0415 - as above
@@ -122,7 +109,7 @@ def plan_of(dockerfile: bytes, path: Path, request: PlanRequest) -> Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Foresight:
+class FirstRequests:
     """Where registries are, what is said to them, and what need not be asked of them."""
 
     places: Places
@@ -131,7 +118,7 @@ class Foresight:
     layout: Layout
 
     @classmethod
-    def of(cls, options: argparse.Namespace, environ: Mapping[str, str]) -> Foresight:
+    def of(cls, options: argparse.Namespace, environ: Mapping[str, str]) -> FirstRequests:
         """What the options and this machine's files say."""
         files = find_files(environ, os.path.expanduser("~"), options.certs_dir)
         hosts = read_hosts(options, options.insecure)
@@ -139,7 +126,7 @@ class Foresight:
         return cls.at(places, store_directory(options.store, environ), environ)
 
     @classmethod
-    def at(cls, places: Places, store: Path, environ: Mapping[str, str]) -> Foresight:
+    def at(cls, places: Places, store: Path, environ: Mapping[str, str]) -> FirstRequests:
         """With the store ``store``."""
         return cls(places, Proxies.from_environment(environ), environ, Layout(store))
 

@@ -14,6 +14,7 @@ from asyncbuild.cli.docker_proxies import proxy_arguments
 from asyncbuild.errors import InputError, UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.plan.contexts import NamedContexts
+from asyncbuild.plan.planner import PlanRequest
 from asyncbuild.records import dataclass
 
 MOST_DOCKERFILE_BYTES = 16 << 20
@@ -31,6 +32,16 @@ class Inputs:
     build_args: Mapping[str, str]
     platform: Platform
     build_platform: Platform
+
+    def plan_request(self, target: str | None) -> PlanRequest:
+        """What is planned of them, up to the stage ``target``."""
+        return PlanRequest(
+            platform=self.platform,
+            build_platform=self.build_platform,
+            build_args=self.build_args,
+            target=target,
+            contexts=self.contexts,
+        )
 
 
 def read_inputs(options: argparse.Namespace) -> Inputs:

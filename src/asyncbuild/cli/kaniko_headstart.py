@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asyncbuild.cli import kaniko_options as wanted
-from asyncbuild.cli.headstart import FAULTS, Foresight, names_in, plan_of
+from asyncbuild.cli.headstart import FAULTS, FirstRequests, names_in, plan_of
 from asyncbuild.cli.kaniko_context import Directory, context_place
 from asyncbuild.cli.kaniko_flags import Given
 from asyncbuild.cli.kaniko_registries import read_hosts, read_mirrors
@@ -34,9 +34,9 @@ def begin(given: Given, environ: Mapping[str, str]) -> HeadStart | None:
         path = _dockerfile(given, environ)
         if path is None:
             return None
-        foresight = _foresight(given, environ)
+        first = _first_requests(given, environ)
         pushed = given.texts("destination") if wanted.pushes(given, environ) else ()
-        foresight.dial(start, names_in(str(path)), pushed)
+        first.dial(start, names_in(str(path)), pushed)
         from asyncbuild.plan.planner import PlanRequest  # noqa: PLC0415 - while connections are made
 
         here = Platform.of_machine(platform.machine())
@@ -47,7 +47,7 @@ def begin(given: Given, environ: Mapping[str, str]) -> HeadStart | None:
             build_args=wanted.build_arguments(given, environ),
             target=next(iter(given.texts("target")), None),
         )
-        foresight.ask(start, plan_of(path.read_bytes(), path, request), pushed)
+        first.ask(start, plan_of(path.read_bytes(), path, request), pushed)
     return start
 
 
@@ -68,10 +68,10 @@ def _dockerfile(given: Given, environ: Mapping[str, str]) -> Path | None:
     return next((Path(path) for path in (text, inside) if os.path.isfile(path)), None)
 
 
-def _foresight(given: Given, environ: Mapping[str, str]) -> Foresight:
+def _first_requests(given: Given, environ: Mapping[str, str]) -> FirstRequests:
     hosts, others = read_hosts(
         given, {item.registry for item in wanted.destinations(given)}, environ
     )
     places = Places(Files(), read_mirrors(given, environ), hosts, others)
     store = wanted.store(given, environ) or store_directory(None, environ)
-    return Foresight.at(places, store, environ)
+    return FirstRequests.at(places, store, environ)

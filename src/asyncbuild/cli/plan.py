@@ -7,7 +7,7 @@ import sys
 
 from asyncbuild.cli.inputs import read_inputs
 from asyncbuild.dockerfile.parser import parse_dockerfile
-from asyncbuild.plan.planner import PlanRequest, make_plan
+from asyncbuild.plan.planner import make_plan
 from asyncbuild.plan.render import render
 
 
@@ -19,12 +19,5 @@ def plan(options: argparse.Namespace) -> int:
         return cached_plan(options)
     inputs = read_inputs(options)
     dockerfile = parse_dockerfile(inputs.dockerfile, str(inputs.dockerfile_path))
-    request = PlanRequest(
-        platform=inputs.platform,
-        build_platform=inputs.build_platform,
-        build_args=inputs.build_args,
-        target=options.target,
-        contexts=inputs.contexts,
-    )
-    sys.stdout.write(render(make_plan(dockerfile, request)))
+    sys.stdout.write(render(make_plan(dockerfile, inputs.plan_request(options.target))))
     return 0
