@@ -84,6 +84,6 @@ ci:
 backends *arguments: setup
     perf/backends {{arguments}}
 
-# the far-link bench, asyncbuild against its peers: perf/run --help
+# the far-link bench, asyncbuild against its peers: just perf matrix; perf/run --help
 perf *arguments: setup
     perf/run {{arguments}}

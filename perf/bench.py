@@ -3,7 +3,8 @@ arguments.
 
 A run starts from its job's own state unless ``--states`` says another. Cold: a fresh store, a fresh registry
 that holds the bases and nothing else. Cached: the registry also has what the tool built and cached before; that
-build is made once for a job and a tool, and every run starts from a copy of what it left. Repeats are interleaved
+build is made once for a job and a tool, and every run, of this bench and of later ones, starts from a copy of what
+it left (`perf.prepared`). Repeats are interleaved
 (A B A B), so that a busy minute of the machine meets every tool. RTTs come in the order in which they are given, all
 jobs at one before the next: when ``--minutes`` are over, what is left is named and not run.
 """
@@ -12,25 +13,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perf.bases import cache_directory, load_bases, make_bases, seed_directory
 from perf.farsite import FarLink, Link, Registry, certificate, copy_of_storage, free_port
 from perf.jobs import JOBS, Job, lay_out
 from perf.measure import Cell, Usage, measure
+from perf.network import PORT, enter_own_network
+from perf.prepared import fingerprint, prepared
 from perf.requests import Traffic, read_log
-from perf.results import Run, write_results
+from perf.results import RESULTS, Run, write_results
 from perf.tools import Build, Tool, environment, known_tools
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,22 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Stand:
-    """Where the bench stands: scratch on tmpfs, results, and the near port, the same for the whole
-    bench.
+    """Where runs stand, one after another: scratch on tmpfs, results, the near port, and whether the calling thread's
+    network is its own.
     """
 
     scratch: Path
     results: Path
     port: int
+    apart: bool = False
+
+
+class FarSide:
+    """The storage of the registry of one run; ``cpu`` is what that and its link used, once they have ended."""
+
+    def __init__(self, storage: Path) -> None:
+        self.storage = storage
+        self.cpu = 0.0
 
 
 @contextlib.contextmanager
@@ -74,18 +84,27 @@ def standing(name: str) -> Iterator[Stand]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def own_lane(stand: Stand, name: str) -> Stand:
+    """A stand of the calling thread, with a network of its own where that is permitted."""
+    scratch = stand.scratch / name
+    scratch.mkdir()
+    apart = enter_own_network()
+    return Stand(scratch, stand.results, PORT if apart else free_port(), apart)
+
+
 @contextlib.contextmanager
-def far_registry(stand: Stand, link: Link, log: Path, holds: Path) -> Iterator[Path]:
-    """A registry behind the link at the stand's port that has what ``holds`` (another storage) has; yields
-    its storage.
-    """
-    storage = stand.scratch / "registry"
-    copy_of_storage(holds, storage)
+def far_registry(stand: Stand, link: Link, log: Path, holds: Path) -> Iterator[FarSide]:
+    """A registry behind the link at the stand's port that has what ``holds`` (another storage) has."""
+    side = FarSide(stand.scratch / "registry")
+    copy_of_storage(holds, side.storage)
+    registry = Registry(side.storage)
+    far = FarLink(registry.address, link, log, stand.port)
     try:
-        with Registry(storage) as registry, FarLink(registry.address, link, log, stand.port):
-            yield storage
+        with registry, far:
+            yield side
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        side.cpu = registry.cpu + far.cpu
+        shutil.rmtree(side.storage, ignore_errors=True)
 
 
 def run_case(case: Case, stand: Stand, repeat: int) -> Run:
@@ -105,13 +124,26 @@ def run_case(case: Case, stand: Stand, repeat: int) -> Run:
             holds = _cached(case, stand, build, output)
             build = replace(build, repository=f"{build.repository}-again")
         change(build.context, 1)
-        with far_registry(stand, case.link, requests, holds) as storage:
+        with far_registry(stand, case.link, requests, holds) as far:
             usage = _measured(case.tool, build, output)
-            repositories = storage / "docker/registry/v2/repositories"
-            tag = repositories / build.repository / "_manifests/tags/1/current/link"
-            arrived = tag.exists()
+            arrived = _has(far.storage, build.repository)
         traffic = read_log(requests, usage.started)
-    return _as_run(case, repeat, usage, traffic, arrived=arrived)
+    run = _as_run(case, repeat, usage, traffic, arrived=arrived)
+    return replace(run, far_cpu=far.cpu)
+
+
+def prepare(case: Case, stand: Stand) -> None:
+    """Make what every run of a cached case starts from, unless it is there."""
+    if case.state == "cached":
+        build = _lay_out(case, stand)
+        with _state(build.state):
+            _cached(case, stand, build, stand.results / "logs" / f"{case.name}-prepared.log")
+
+
+def _has(storage: Path, repository: str) -> bool:
+    """Whether a registry has the tag that was to be pushed."""
+    tags = storage / "docker/registry/v2/repositories" / repository / "_manifests/tags"
+    return (tags / "1/current/link").exists()
 
 
 def _lay_out(case: Case, stand: Stand) -> Build:
@@ -133,17 +165,22 @@ def _cached(case: Case, stand: Stand, build: Build, output: Path) -> Path:
     """What a registry holds after the tool's first build of the job, with its cache; built on first use.
     Nothing of that build is left here.
     """
-    kept = stand.scratch / "cached" / f"{case.job.name}-{case.tool.name}"
-    if kept.exists():
+
+    def made() -> Path:
+        (case.job.change or _no_change)(build.context, 0)
+        log = stand.results / "requests" / f"{case.name}.warm-up"
+        kept = stand.scratch / "first"
+        with far_registry(stand, case.link.direct(), log, seed_directory()) as far:
+            _measured(case.tool, build, output)
+            if not _has(far.storage, build.repository):
+                raise SystemExit(f"perf: {case.tool.name} cannot build {case.job.name}: {output}")
+            copy_of_storage(far.storage, kept)
+        _remove(build.state)
+        build.state.mkdir()
         return kept
-    (case.job.change or _no_change)(build.context, 0)
-    log = stand.results / "requests" / f"{case.name}.warm-up"
-    with far_registry(stand, case.link.direct(), log, seed_directory()) as storage:
-        _measured(case.tool, build, output)
-        copy_of_storage(storage, kept)
-    _remove(build.state)
-    build.state.mkdir()
-    return kept
+
+    key = fingerprint(case.tool.identity(), build.registry)
+    return prepared(f"{case.job.name}-{case.tool.name}", key, made)
 
 
 @contextlib.contextmanager
@@ -195,11 +232,12 @@ def _remove(state: Path) -> None:
     """Remove a tool's state; what it may have left mounted is unmounted first."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for target in sorted((path for path in mounted if path.startswith(f"{state}/")), reverse=True):
-        os.system(f"umount -l '{target}'")
-    shutil.rmtree(state, ignore_errors=True)
+        subprocess.run(["umount", "-l", target], check=False)
+    subprocess.run(["rm", "-rf", str(state)], check=False)
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
+    """An argument's words."""
     return text.split(",")
 
 
@@ -207,16 +245,16 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """What to run; lists are separated by commas."""
     parser = argparse.ArgumentParser(prog="perf/run", description=__doc__)
     tools = known_tools()
-    parser.add_argument("--jobs", type=_listed, default=list(JOBS), help=f"of {','.join(JOBS)}")
+    parser.add_argument("--jobs", type=listed, default=list(JOBS), help=f"of {','.join(JOBS)}")
     parser.add_argument(
-        "--tools", type=_listed, default=["asyncbuild", "buildah"], help=f"of {','.join(tools)}"
+        "--tools", type=listed, default=["asyncbuild", "buildah"], help=f"of {','.join(tools)}"
     )
     parser.add_argument(
-        "--rtts", type=_listed, default=["0", "100"], help="round trips in milliseconds"
+        "--rtts", type=listed, default=["0", "100"], help="round trips in milliseconds"
     )
     parser.add_argument(
         "--states",
-        type=_listed,
+        type=listed,
         help="of cold,warm,cached (the tool's own store; a cache in the registry); else each job's own",
     )
     parser.add_argument("--repeats", type=int, default=3)
@@ -244,29 +282,39 @@ def cases(options: argparse.Namespace) -> Iterator[list[Case]]:
     for rtt in options.rtts:
         for job in options.jobs:
             for state in options.states or [JOBS[job].state]:
-                rates = (options.bandwidth, options.per_connection, options.window)
-                speech = (options.tls, options.token, options.redirect)
-                link = Link(float(rtt) / 1000, *rates, *speech)
+                link = link_of(options, float(rtt) / 1000)
                 yield [Case(JOBS[job], tools[name], link, state) for name in options.tools]
 
 
-def machine(options: argparse.Namespace) -> dict[str, object]:
+def link_of(options: argparse.Namespace, rtt: float) -> Link:
+    """As the arguments say it."""
+    rates = (options.bandwidth, options.per_connection, options.window)
+    return Link(rtt, *rates, options.tls, options.token, options.redirect)
+
+
+def machine(names: list[str], link: Link) -> dict[str, object]:
     """What the results are true for."""
     tools = known_tools()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
+        "commit": _commit(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "load_before": os.getloadavg()[0],
-        "bandwidth": options.bandwidth,
-        "per_connection": options.per_connection,
-        "window": options.window,
-        "registry": " ".join(
-            word for word in ("tls", "token", "redirect") if getattr(options, word)
-        )
-        or "plain",
-        "versions": {name: tools[name].version() for name in options.tools},
+        "bandwidth": link.bandwidth,
+        "per_connection": link.per_connection,
+        "window": link.window,
+        "registry": link.speech,
+        "versions": {name: tools[name].version() for name in names},
     }
+
+
+def _commit() -> str:
+    """Of this tree; with a plus where files differ from it."""
+    root = Path(__file__).resolve().parent
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def measured(options: argparse.Namespace, stand: Stand) -> Iterator[Run]:
@@ -287,11 +335,11 @@ def measured(options: argparse.Namespace, stand: Stand) -> Iterator[Run]:
 def main(arguments: list[str]) -> int:
     """Run the bench; 1 when a run failed."""
     options = parse_arguments(arguments)
-    facts = machine(options)
+    facts = machine(options.tools, link_of(options, 0))
     runs: list[Run] = []
     with standing(options.name) as stand:
         try:
-            for run in measured(options, stand):
+            for run in measured(options, own_lane(stand, "lane")):
                 runs.append(run)
                 print(run.line(), file=sys.stderr, flush=True)
                 if not run.succeeded and not options.keep_going:
@@ -300,9 +348,6 @@ def main(arguments: list[str]) -> int:
                     )
         finally:
             if runs:
-                (stand.results / "results.json").write_text(
-                    json.dumps({"machine": facts, "runs": [asdict(run) for run in runs]}, indent=1)
-                )
                 write_results(stand.results, facts, runs, load_bases())
                 print(f"perf: results in {stand.results}", file=sys.stderr)
     return 0 if all(run.succeeded for run in runs) else 1

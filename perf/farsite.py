@@ -33,6 +33,12 @@ class Link:
     token_host: bool = False
     blob_host: bool = False
 
+    @property
+    def speech(self) -> str:
+        """How the registry speaks, in words."""
+        spoken = {"tls": self.tls, "token": self.token_host, "redirect": self.blob_host}
+        return " ".join(word for word, does in spoken.items() if does) or "plain"
+
     def direct(self) -> Link:
         """The same registry, near."""
         return replace(self, rtt=0.0)
@@ -52,11 +58,14 @@ def free_port() -> int:
 
 
 class Registry:
-    """A docker-registry process on a loopback port with its storage in ``storage``."""
+    """A docker-registry process on a loopback port with its storage in ``storage``; ``cpu`` is what it used, once it
+    has ended.
+    """
 
     def __init__(self, storage: Path, port: int | None = None) -> None:
         self.storage = storage
         self.port = port or free_port()
+        self.cpu = 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -84,7 +93,7 @@ class Registry:
     ) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self.cpu = _wait(self._process)
 
     def _settings(self) -> dict[str, object]:
         return {
@@ -99,11 +108,14 @@ class Registry:
 
 
 class FarLink:
-    """The relay process in front of a registry; ``address`` is what the tools are given."""
+    """The relay process in front of a registry; ``address`` is what the tools are given, ``cpu`` what it used, once
+    it has ended.
+    """
 
     def __init__(self, upstream: str, link: Link, log: Path, port: int | None = None) -> None:
         self.port = port or free_port()
         self.log = log
+        self.cpu = 0.0
         self._command = [sys.executable, "-m", "asyncbuild.testing.farlink", "--upstream", upstream]
         self._command += ["--listen", self.address, "--log", str(log), "--rtt", str(link.rtt)]
         if not link.is_direct:
@@ -135,7 +147,7 @@ class FarLink:
     ) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait()
+            self.cpu = _wait(self._process)
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
@@ -172,8 +184,16 @@ def copy_of_storage(storage: Path, target: Path) -> None:
             subprocess.run(copy, check=True)
 
 
+def _wait(process: subprocess.Popen[bytes]) -> float:
+    """Until the process has ended; its CPU seconds."""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return used.ru_utime + used.ru_stime
+
+
 def wait_until_listening(port: int, process: subprocess.Popen[bytes], patience: float = 20) -> None:
-    """Return once ``port`` is in LISTEN state; asks the kernel's table, so that no connection is made.
+    """Return once ``port`` is in LISTEN state; asks the kernel's table (of the calling thread's network), so that no
+    connection is made.
 
     Raises:
         SystemExit: The process ended or did not listen in time.
@@ -182,7 +202,7 @@ def wait_until_listening(port: int, process: subprocess.Popen[bytes], patience: 
     wanted = f"0100007F:{port:04X}"
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline and process.poll() is None:
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        for line in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[1] == wanted and fields[3] == "0A":
                 return

@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Protocol
 
 from perf.measure import Cell
+from perf.prepared import sources_digest
+
+_SOURCES = Path(__file__).resolve().parent.parent / "src"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,10 @@ class Tool(Protocol):
         """One line."""
         ...
 
+    def identity(self) -> str:
+        """Another one where what it builds or caches may be another."""
+        ...
+
     def command(self, build: Build) -> list[str]:
         """What builds and pushes."""
         ...
@@ -80,6 +87,12 @@ def _nothing_running() -> Iterator[None]:
     yield
 
 
+def _stamp(program: str) -> str:
+    """A program file's size and time."""
+    found = Path(program).stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def _first_line(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (done.stdout or done.stderr).strip().splitlines()[0]
@@ -100,11 +113,16 @@ class Asyncbuild:
         installed = Path(sys.prefix) / "bin" / "asyncbuild"
         if installed.exists():
             return [str(installed)]
-        source = Path(__file__).resolve().parent.parent / "src"
-        return ["/usr/bin/env", f"PYTHONPATH={source}", sys.executable, "-m", "asyncbuild"]
+        return ["/usr/bin/env", f"PYTHONPATH={_SOURCES}", sys.executable, "-m", "asyncbuild"]
 
     def version(self) -> str:
         return _first_line(*self._program(), "--version")
+
+    def identity(self) -> str:
+        """Its sources; those of another program are unknown, so its own of this run alone."""
+        if "PERF_ASYNCBUILD" in os.environ:
+            return f"{os.environ['PERF_ASYNCBUILD']} {os.getpid()}"
+        return f"{sources_digest(_SOURCES)} {self.options}"
 
     def command(self, build: Build) -> list[str]:
         store = ["--store", str(build.state / "store")]
@@ -134,6 +152,9 @@ class Buildah:
 
     def version(self) -> str:
         return _first_line("buildah", "--version")
+
+    def identity(self) -> str:
+        return f"{self.version()} {self.driver} {self.layers}"
 
     def command(self, build: Build) -> list[str]:
         state = build.state
@@ -174,6 +195,9 @@ class Kaniko:
 
     def version(self) -> str:
         return _first_line(self.program, "version")
+
+    def identity(self) -> str:
+        return f"{_stamp(self.program)} {self.previews}"
 
     def command(self, build: Build) -> list[str]:
         root = build.state / "kaniko-root"
@@ -226,6 +250,9 @@ class BuildKit:
     def version(self) -> str:
         return _first_line(self.daemon, "--version")
 
+    def identity(self) -> str:
+        return f"{_stamp(self.daemon)} {_stamp(self.client)}"
+
     def _socket(self, build: Build) -> str:
         return f"unix://{build.state}/buildkitd.sock"
 
@@ -275,6 +302,10 @@ class BuildKit:
         finally:
             daemon.terminate()
             daemon.wait()
+
+
+#: Which tools a whole matrix has, the best peer that was measured first; the rest of the known are variants.
+PEERS = ("buildkit", "kaniko-fork", "kaniko", "buildah")
 
 
 def known_tools() -> dict[str, Tool]:

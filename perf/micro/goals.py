@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -81,18 +81,22 @@ GOALS = (
 )  # fmt: skip
 
 
-def table(found: dict[str, Figure]) -> str:
-    """The goals as Markdown."""
+#: The points that a choice may name.
+POINTS = tuple(dict.fromkeys(goal.point for goal in GOALS))
+
+
+def table(found: dict[str, Figure], points: Collection[int] = POINTS) -> str:
+    """The goals of ``points`` as Markdown."""
     head = ["| point | what | figure | goal | reached |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join([*head, *(goal.row(found) for goal in GOALS)])
+    return "\n".join([*head, *(goal.row(found) for goal in GOALS if goal.point in points)])
 
 
-def figures(scratch: Path) -> Iterator[Figure]:
-    """All of them; each makes what it needs and removes it."""
-    parts: list[Callable[[Path], Iterator[Figure]]] = [
-        _starts, _unpacks, _snapshots, _far_layer, _stages, _gibibyte
-    ]  # fmt: skip
-    for part in parts:
+def figures(scratch: Path, points: Collection[int] = POINTS) -> Iterator[Figure]:
+    """Those of ``points``; each makes what it needs and removes it."""
+    parts: dict[int, Callable[[Path], Iterator[Figure]]] = {
+        8: _starts, 5: _unpacks, 6: _snapshots, 3: _far_layer, 7: _stages, 4: _gibibyte
+    }  # fmt: skip
+    for part in (part for point, part in parts.items() if point in points):
         place = scratch / "goals"
         place.mkdir()
         try:
