@@ -49,7 +49,7 @@ class PatientPool(WorkerPool):
         descriptor: Descriptor,
         diff_id: DiffId | None,
         destination: Path,
-        chunks: AsyncIterable[bytes],
+        chunks: AsyncIterable[bytes] | int,
         *,
         tee: Path | None = None,
     ) -> Unpacked:

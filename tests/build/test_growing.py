@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbuild.build.growing import GrowingBody, GrowingFile
+from asyncbuild.build.growing import GrowingBody, GrowingFile, Tail
 from asyncbuild.errors import IntegrityError
 
 
@@ -32,6 +33,24 @@ class Chunks:
         if self._error is not None:
             raise self._error
         raise StopAsyncIteration
+
+
+def test_a_complete_file_is_opened_anew_wherever_it_is(tmp_path: Path) -> None:
+    """At its first byte each time, after a rename too; one that still grows is followed."""
+
+    async def main() -> None:
+        file = GrowingFile(tmp_path / "file")
+        await file.write_from(Chunks([b"one", b"two"]))
+        (tmp_path / "file").rename(tmp_path / "other")
+        for _ in range(2):
+            descriptor = file.whole_or_tail()
+            assert isinstance(descriptor, int)
+            assert os.read(descriptor, 100) == b"onetwo"
+            os.close(descriptor)
+        file.close()
+        assert isinstance(GrowingFile(tmp_path / "third").whole_or_tail(), Tail)
+
+    trio.run(main)
 
 
 @given(chunks=st.lists(st.binary(max_size=40), max_size=12), readers=st.integers(1, 3))

@@ -29,7 +29,7 @@ from support.builds import (
     layer_digests,
     requests_of,
 )
-from support.images import Image, Layer, Node, directory, text
+from support.images import Image, Layer, Node, directory, symlink, text
 
 FROM = f"FROM {HOST}/base/busybox\n"
 PATIENCE = 60.0
@@ -359,6 +359,33 @@ def test_layers_go_while_the_next_step_runs(shm_path: Path) -> None:
         "PUT blobs",
         "PUT manifests",
     ]
+
+
+def test_the_configuration_waits_for_no_guess(shm_path: Path) -> None:
+    """Where the base is looked at to check a guess, all but the manifest has gone when it comes."""
+    world, double = make_world(shm_path)
+    base = add_busybox(GatedDouble()).layers[0].digest
+    double.hold(lambda asked: is_blob_of([base], asked), lambda: kinds(double)["PUT upload"] == 2)
+    run(world, world.request(FROM + "COPY a /new/a\n", "app:1"))
+    assert kinds(double)["PUT upload"] == 2
+    assert requests_of(double)[-1] == "PUT /v2/app/manifests/1"
+
+
+def test_a_wrong_guess_sends_another_configuration(shm_path: Path) -> None:
+    """The first one rests on a layer that is in no image; the image's own has a session of its own."""
+    world, double = make_world(shm_path)
+    moved = Image(
+        [*add_busybox(double).layers, Layer.of(directory("real"), symlink("new", "real"))]
+    )
+    add_image(double, "base/moved", moved)
+    wanted = set(layer_digests(moved))
+    double.hold(
+        lambda asked: is_blob_of(sorted(wanted), asked), lambda: kinds(double)["PUT upload"] == 2
+    )
+    result = run(world, world.request(f"FROM {HOST}/base/moved\nCOPY a /new/\n", "app:1"))
+    assert kinds(double)["PUT upload"] == 4
+    assert result.manifest.config.digest in double.blobs["app"]
+    assert set(world.entries(result, 2)) >= {"real/a"}
 
 
 def test_files_of_an_image_and_the_base_come_at_once(shm_path: Path) -> None:

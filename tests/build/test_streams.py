@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 
 import trio
 import trio.testing
@@ -95,6 +96,31 @@ def test_a_blob_that_is_not_alone_has_half_of_them() -> None:
     assert two == {"large": 4, "second": 4}
     beside = begun(Streams(8), ("large", 20, 1000), ("small", 1, 1))
     assert beside == {"large": 7, "small": 1}
+
+
+def test_brief_blobs_come_beside_the_others() -> None:
+    """They take no stream of a large one, and are no more at once than may be."""
+    having: Counter[str] = Counter()
+
+    async def fetch(streams: Streams, owner: str, *, brief: bool) -> None:
+        async with streams.one(1, owner, brief=brief):
+            having[owner] += 1
+            await trio.sleep_forever()
+
+    async def main(beside: int) -> None:
+        streams = Streams(4, beside)
+        async with trio.open_nursery() as nursery:
+            for _ in range(9):
+                nursery.start_soon(partial(fetch, streams, "large", brief=False))
+                nursery.start_soon(partial(fetch, streams, "brief", brief=True))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, 6)
+    assert having == {"large": 4, "brief": 6}
+    having.clear()
+    trio.run(main, 0)
+    assert having == {"large": 2, "brief": 2}
 
 
 def test_many_small_blobs_are_one_wave() -> None:

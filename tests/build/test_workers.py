@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,30 @@ def test_every_job_and_no_child_afterwards(shm_path: Path) -> None:
     trio.run(main)
     assert (shm_path / "blob").read_bytes() == BLOB
     assert set(facts(shm_path / "d")) == {"f", os.fsdecode(b"\xff"), "gone"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"?"], ids=["whole", "damaged"])
+def test_a_file_that_is_here_is_read_by_the_child(shm_path: Path, damage: bytes) -> None:
+    """Its descriptor goes to the child, is verified there like what comes in pieces, and is closed here."""
+    blob = shm_path / "blob"
+    blob.write_bytes(BLOB[: len(BLOB) - len(damage)] + damage)
+
+    async def main() -> None:
+        async with WorkerPool(1) as pool:
+            descriptor = os.open(blob, os.O_RDONLY)
+            blob.unlink()
+            refused = pytest.raises(IntegrityError) if damage else nullcontext()
+            with refused:
+                unpacked = await pool.unpack(
+                    described(BLOB), None, fresh(shm_path / "a"), descriptor
+                )
+                assert unpacked.diff_id == DiffId.of(LAYER)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+            await pool.unpack(described(BLOB), None, fresh(shm_path / "b"), stream(BLOB))
+            assert len(children()) == 1
+
+    trio.run(main)
 
 
 def test_as_many_children_as_jobs_at_once(shm_path: Path) -> None:

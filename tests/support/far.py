@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import httpx
 import trio
 import trio.testing
 
+from asyncbuild.image.digest import Digest
 from asyncbuild.testing.linkmodel import Flow, LinkShape, Wire
 
 _PIECE = 128 << 10
@@ -37,11 +39,15 @@ class _Connection:
 
 
 class FarRegistry(httpx.AsyncBaseTransport):
-    """Has blobs of zeros of ``size`` bytes each, and knows ranges; ``nursery`` sends what was asked for."""
+    """Has blobs of zeros, of ``sizes`` bytes by their digests, and knows ranges; ``nursery`` sends what was
+    asked for.
+    """
 
-    def __init__(self, shape: LinkShape, size: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, shape: LinkShape, sizes: Mapping[Digest, int], nursery: trio.Nursery
+    ) -> None:
         self._shape = shape
-        self._size = size
+        self._sizes = sizes
         self._nursery = nursery
         self._wire = Wire(shape.bandwidth)
         self.connections: list[_Connection] = []
@@ -54,12 +60,13 @@ class FarRegistry(httpx.AsyncBaseTransport):
         connection = connection or self._connect()
         connection.busy = True
         await trio.sleep_until(max(trio.current_time(), connection.opened) + self._shape.delay)
-        first, last, status = 0, self._size - 1, 200
+        size = self._sizes[Digest.parse(request.url.path.rpartition("/")[2])]
+        first, last, status = 0, size - 1, 200
         headers = {}
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
         if asked is not None:
             first, last, status = int(asked[1]), int(asked[2]), 206
-            headers["content-range"] = f"bytes {first}-{last}/{self._size}"
+            headers["content-range"] = f"bytes {first}-{last}/{size}"
         body = _Body(connection)
         self._nursery.start_soon(body.send, last - first + 1)
         await trio.sleep(self._shape.delay)

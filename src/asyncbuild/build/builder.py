@@ -33,7 +33,7 @@ from asyncbuild.build.layers import BaseLayer, layer_identity
 from asyncbuild.build.outcome import one_error
 from asyncbuild.build.outlines import outline_of
 from asyncbuild.build.request import BuildRequest, BuildResult
-from asyncbuild.build.session import Session, StageWork
+from asyncbuild.build.session import Session, StageWork, UploadSessions
 from asyncbuild.build.squash import squashed
 from asyncbuild.build.stage import StageState
 from asyncbuild.build.workers import WorkerPool
@@ -254,12 +254,15 @@ async def _run(session: Session) -> BuildResult:
     configs = session.open_uploads()
     for opened in configs:
         session.job.nursery.start_soon(opened.wait)  # no right to push ends the build at once
+    session.on_end = partial(_foresee_end, session, configs)
     try:
         state = await session.stage(plan.target).wait()
         await checks.wait()
         if session.request.squash:
             state = await squashed(session, state)
         image = await _image(session, state)
+        await trio.to_thread.run_sync(session.job.store.put_blob, image.config)
+        await trio.to_thread.run_sync(session.job.store.put_blob, image.manifest.raw)
         async with trio.open_nursery() as nursery:
             for destination, upload in zip(session.destinations, configs, strict=True):
                 finish = partial(
@@ -278,6 +281,18 @@ async def _run(session: Session) -> BuildResult:
         await _abandon_uploads(session)
     config = ImageConfig.parse(image.config)
     return BuildResult(image.manifest, config, session.request.destinations, Statistics())
+
+
+def _foresee_end(session: Session, uploads: UploadSessions, index: int, state: StageState) -> None:
+    """Send the configuration of an image that will be what the target's stage is about to end with."""
+
+    async def send() -> None:
+        image = await _image(session, state)
+        for destination, upload in zip(session.destinations, uploads, strict=True):
+            destination.bring_config(image.config, upload)
+
+    if index == session.plan.target and not session.request.squash:
+        session.job.ledger.spawn(session.job.nursery, "configuration", send)
 
 
 async def _remember(session: Session) -> None:
@@ -316,8 +331,6 @@ async def _image(session: Session, state: StageState) -> BuiltImage:
         media_type=DOCKER_MANIFEST if docker else OCI_MANIFEST,
         annotations=request.annotations,
     )
-    await trio.to_thread.run_sync(session.job.store.put_blob, raw)
-    await trio.to_thread.run_sync(session.job.store.put_blob, manifest.raw)
     return BuiltImage(manifest, raw, config.platform, request.all_names, config.created)
 
 

@@ -154,9 +154,11 @@ class _Walk:
 
     async def finish(self) -> StageState:
         """The state behind the last step, once all guesses are checked."""
-        await self._guesses.check(self._state.root, at_end=True)
+        end = replace(self._state, image=self._outline.image, scope=self._outline.scope)
+        self._session.on_end(self._outline.stage.index, end)
+        await self._guesses.check(end.root, at_end=True)
         self._tell_cache()
-        return replace(self._state, image=self._outline.image, scope=self._outline.scope)
+        return end
 
     def withdraw(self) -> None:
         """Take back the layers that rest on a wrong guess: they are in no image."""

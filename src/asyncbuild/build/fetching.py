@@ -27,6 +27,8 @@ from asyncbuild.registry.routing import BlobChunks
 WORTH_SPLITTING = 2 * PART
 STEADY_STREAMS = 16
 """Of one blob, once their windows are open: more would only lie behind a gap."""
+BRIEF = 2 << 20
+"""Bytes: what a new connection carries in eight round trips, with its window still opening."""
 NEAR_STREAMS = 8
 """Of one blob from a near host: there is no slow start to share, and each costs memory."""
 
@@ -120,7 +122,9 @@ class Fetch:
             self.on_progress(crowd.parts.arrived)
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
-        return self.streams.one(self.descriptor.size, self.descriptor.digest)
+        size = self.descriptor.size
+        brief = size <= BRIEF and not self.client.is_near(self.repository)
+        return self.streams.one(size, self.descriptor.digest, brief=brief)
 
 
 @dataclass(slots=True)

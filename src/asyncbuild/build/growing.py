@@ -130,6 +130,13 @@ class GrowingFile:
         """Read from byte ``start``, waiting for what is not there yet; ``on_progress`` gets positions."""
         return Tail(self, on_progress, start)
 
+    def whole_or_tail(self) -> int | Tail:
+        """All of it: a new descriptor at its first byte if it is complete, else a reading that waits."""
+        if not self.complete:
+            return self.tail()
+        self.open()  # the file may be renamed at any time
+        return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
     async def wait_size(self, size: int) -> None:
         """Return when more than ``size`` bytes are there, or all of them."""
         while not self.complete and self.size <= size:

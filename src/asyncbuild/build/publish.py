@@ -7,8 +7,8 @@
    while it is packed. When its digest is known and much is left to send, the registry is asked once
    whether it has it already.
 4. Of several repositories in one registry the first gets a large layer's bytes, the others a mount.
-5. The config goes beside the last layer, then the manifest under all tags at once. Nothing else is left
-   at the end.
+5. The config goes beside the last layer, and waits for no guess about the base to be checked; then the
+   manifest goes under all tags at once. Nothing else is left at the end.
 6. Whatever a registry answers to a push is a `PushFailed`, but for "not allowed" and "come back later".
 """
 
@@ -102,6 +102,7 @@ class Destination:
         self._arrivals: dict[Digest | NewLayer, Promise[None]] = {}
         self._sending: dict[Digest | NewLayer, trio.CancelScope] = {}
         self._sessions: list[Future[UploadSession]] = []
+        self._config: tuple[bytes, Future[None]] | None = None
         self._serial = 0
         self._client.expect(self.repository, "pull", "push")
 
@@ -142,7 +143,7 @@ class Destination:
         try:
             with one_error():
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self.send_config, config, session)
+                    nursery.start_soon(self.bring_config(config, session).wait)
                     nursery.start_soon(self.wait_layers)
                 on_arrival()
                 await self.tag(manifest, keep_immutable=keep_immutable)
@@ -156,8 +157,18 @@ class Destination:
             text = f"{error.message}; the build goes on, and keeps the image"
             self._job.reporter.emit(WarningRaised(text))
 
-    async def send_config(self, raw: bytes, session: Future[UploadSession]) -> None:
-        """Bring the configuration here; returns when it has arrived."""
+    def bring_config(self, raw: bytes, session: Future[UploadSession]) -> Future[None]:
+        """Bring the configuration here, once; if another one was sent before, which a guess made wrong, in
+        a session of its own.
+        """
+        if self._config is None or self._config[0] != raw:
+            opened = session if self._config is None else self.open_session()
+            label = f"configuration to {self.repository}"
+            sent = self._job.ledger.spawn(self._job.nursery, label, self._send_config, raw, opened)
+            self._config = raw, sent
+        return self._config[1]
+
+    async def _send_config(self, raw: bytes, session: Future[UploadSession]) -> None:
         with self._pushing():
             await (await session.wait()).put(raw, Digest.of(raw))
 

@@ -110,6 +110,8 @@ class Session:
         self.contents = ContentDigests(job.store.root / "contents", fresh)
         self.backends = Backends(job, request.run)
         self._root_turn = trio.Lock()
+        self.on_end: Callable[[int, StageState], None] = lambda *_: None
+        """Told how a stage will end unless a guess about its base is found wrong."""
         job.closing.push_async_callback(self.backends.aclose)
         self.steps_executed = 0
         self.steps_cached = 0

@@ -4,6 +4,9 @@ The largest blob takes longest to come and longest to unpack, so it goes first; 
 it and after it, and its slow start costs nothing then. A large blob that is alone may have all streams, for
 these are the windows that fill the link; one that is not alone has half of them, so that two processors
 have something to unpack.
+
+A small blob from a far host does not fill a link: it is here when its connection's window has just opened.
+What it costs is round trips, seven for a megabyte, so such blobs come beside the others and all at once.
 """
 
 from __future__ import annotations
@@ -35,10 +38,11 @@ class _Place:
 
 
 class Streams:
-    """At most ``count`` streams at once."""
+    """At most ``count`` streams at once, and ``beside`` more of blobs that are brief."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, beside: int = 0) -> None:
         self.count = count
+        self._beside = trio.CapacityLimiter(beside) if beside else None
         self._free = count
         self._share = max(1, count // 2)
         self._serial = 0
@@ -46,8 +50,14 @@ class Streams:
         self._held: Counter[Hashable] = Counter()
 
     @asynccontextmanager
-    async def one(self, size: int, owner: Hashable) -> AsyncIterator[None]:
-        """Have one stream for ``owner``, a blob of ``size`` bytes, until the context ends."""
+    async def one(self, size: int, owner: Hashable, *, brief: bool = False) -> AsyncIterator[None]:
+        """Have one stream for ``owner``, a blob of ``size`` bytes, until the context ends. ``brief``: it is
+        here before its connection's window is open.
+        """
+        if brief and self._beside is not None:
+            async with self._beside:
+                yield
+            return
         self._serial += 1
         place = _Place(size, self._serial, owner)
         insort(self._waiting, place, key=lambda each: each.rank)

@@ -54,6 +54,8 @@ a far link, whose slow start is a round trip shorter with twice as many. A regis
 lie in storage that is made for ranges, aria2 takes up to 16 connections for each download, and a third of
 ours end once the windows are open (`fetching`). A host that refuses some is asked over the others.
 """
+BRIEF_STREAMS = 32
+"""More of them, for small blobs of a far host: their slow starts come at once, not one after the other."""
 
 _PATIENCE = 0.25
 """Seconds: by then the requests for layers are on their way, or their answers are slow."""
@@ -80,7 +82,7 @@ class Supply:
         self._store = job.store
         self._keep_blobs = keep_blobs
         self._flights: dict[Hashable, Future[Any]] = {}
-        self._streams = Streams(MAX_STREAMS)
+        self._streams = Streams(MAX_STREAMS, BRIEF_STREAMS)
         self._anew: set[Digest] = set()
         self._absent: set[Digest] = set()
         self._perhaps: dict[Digest, trio.CancelScope] = {}
@@ -324,7 +326,7 @@ class Supply:
         try:
             async with self._turns.turn(spool):
                 result = await self._job.workers.unpack(
-                    descriptor, diff_id, work / "fs", spool.tail()
+                    descriptor, diff_id, work / "fs", spool.whole_or_tail()
                 )
             layer = await trio.to_thread.run_sync(
                 self._store.commit_layer, work, diff_id, result.facts

@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import ExitStack, aclosing, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -76,11 +76,12 @@ class WorkerPool:
         descriptor: Descriptor,
         diff_id: DiffId | None,
         destination: Path,
-        chunks: AsyncIterable[bytes],
+        chunks: AsyncIterable[bytes] | int,
         *,
         tee: Path | None = None,
     ) -> Unpacked:
-        """Unpack the blob that ``chunks`` are into the empty directory ``destination``.
+        """Unpack the blob that ``chunks`` are into the empty directory ``destination``. A blob that is here
+        may be an open file's descriptor, which the child reads itself; it is closed in any case.
 
         Errors are those of `asyncbuild.layers.unpack.unpack` and whatever ``chunks`` raises; then the
         destination (and ``tee``, a new file that gets the blob itself) holds anything.
@@ -156,20 +157,23 @@ class WorkerPool:
         kind: type[R],
         on_progress: Callable[[int], None] = _ignore,
         *,
-        chunks: AsyncIterable[bytes] | None = None,
+        chunks: AsyncIterable[bytes] | int | None = None,
     ) -> R:
-        async with self._free:
-            child = await self._child()
-            try:
-                if chunks is None:
-                    await child.send(job)
-                    answer = await child.answer(on_progress)
-                else:
-                    answer = await child.exchange(job, chunks)
-            except BaseException:
-                await child.kill()
-                raise
-            self._idle.append(child)
+        with ExitStack() as closing:
+            if isinstance(chunks, int):
+                closing.callback(os.close, chunks)
+            async with self._free:
+                child = await self._child()
+                try:
+                    if chunks is None or isinstance(chunks, int):
+                        await child.send(job, chunks)
+                        answer = await child.answer(on_progress)
+                    else:
+                        answer = await child.exchange(job, chunks)
+                except BaseException:
+                    await child.kill()
+                    raise
+                self._idle.append(child)
         if isinstance(answer, worker.Failed):
             raise _error(answer)
         assert isinstance(answer.result, kind)
@@ -231,7 +235,9 @@ class _Child:
         return self._process.poll() is None
 
     async def send(self, job: worker.Job, pipe: int | None = None) -> None:
-        """Send a job, and with it the read end of a pipe. That the child is gone `answer` will say."""
+        """Send a job, and with it the read end of a pipe, or a file. That the child is gone `answer` will
+        say.
+        """
         message = memoryview(worker.encode(job))
         with suppress(trio.BrokenResourceError, BrokenPipeError, ConnectionResetError):
             if pipe is not None:

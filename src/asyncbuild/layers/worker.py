@@ -2,8 +2,9 @@
 
 It is started with one end of a Unix stream socket as its standard input, and serves one job after the
 other. A message is a length (8 bytes, big endian) and a pickle; both ends are this program. A job that
-needs a blob's bytes comes with the read end of a pipe (SCM_RIGHTS). While a layer is packed, `Progress`
-messages say how large its file is. The child ends when the socket does: it never outlives the build.
+needs a blob's bytes comes with the read end of a pipe, or the file that has them all (SCM_RIGHTS). While a
+layer is packed, `Progress` messages say how large its file is. The child ends when the socket does: it
+never outlives the build.
 
 Nothing heavy is imported here: a child is up in some 30 ms and takes some 20 MB.
 """

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import trio
 
-from asyncbuild.errors import Exchange, RateLimited, RegistryError, RemoteProtocolError
+from asyncbuild.errors import RateLimited, RegistryError, RemoteProtocolError
 from asyncbuild.records import dataclass
 from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest, read_token
 from asyncbuild.registry.authorize import Authorizer
@@ -294,7 +294,7 @@ class Caller:
 
 async def connected(link: Link) -> str:
     """The link's base URL, with its connection errors as `NoAnswer`."""
-    with no_answer_mapped(Exchange("CONNECT", link.host)):
+    with no_answer_mapped(Sent("CONNECT", link.host)):
         return await link.base_url()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 import httpx
 import trio
 
-from asyncbuild.errors import Exchange
 from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.aws import Ecr
 from asyncbuild.registry.azure import Acr
@@ -28,11 +27,10 @@ from asyncbuild.registry.credentials import (
 )
 from asyncbuild.registry.forges import Environment, GitHub, GitLab
 from asyncbuild.registry.google import Google
-from asyncbuild.registry.protocol import redact
 from asyncbuild.registry.proxies import Proxies
 from asyncbuild.registry.tls import Trust
 from asyncbuild.registry.transport import Network, PoolTransport
-from asyncbuild.registry.wire import NoAnswer, no_answer_mapped
+from asyncbuild.registry.wire import NoAnswer, Sent, no_answer_mapped
 
 SECONDS = 20.0
 ANSWER_LIMIT = 1 << 20
@@ -76,15 +74,15 @@ class Asker:
         """One request; raises `NoAnswer` without an answer, also if it does not come in time."""
         trust = Trust(TrustSettings.from_environment(self._environ))
         proxies = Proxies() if question.local else Proxies.from_environment(self._environ)
-        exchange = Exchange(question.method, redact(question.url))
+        asked = Sent(question.method, question.url)
         seconds = LOCAL_SECONDS if question.local else SECONDS
         try:
-            with trio.fail_after(seconds), no_answer_mapped(exchange):
+            with trio.fail_after(seconds), no_answer_mapped(asked):
                 transport = PoolTransport(Network(trust, proxies))
                 async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
                     return await _ask(client, question)
         except trio.TooSlowError:
-            raise NoAnswer("no answer in time", exchange=exchange) from None
+            raise NoAnswer("no answer in time", exchange=asked.exchange) from None
 
 
 async def _ask(client: httpx.AsyncClient, question: Question) -> Reply:

@@ -10,6 +10,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from asyncbuild import __version__
@@ -105,6 +106,7 @@ def with_digest(location: str, digest: Digest) -> str:
     )
 
 
+@lru_cache(maxsize=64)
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port: what a login belongs to."""
     parts = urlsplit(url)
@@ -154,7 +156,9 @@ def redact(url: str) -> str:
 
 def printable(text: str, limit: int = 2048) -> str:
     """One line without control characters: a registry's words never steer a terminal."""
-    line = "".join(char if char.isprintable() else " " for char in text[: limit + 1])
+    line = text[: limit + 1]
+    if not line.isprintable():
+        line = "".join(char if char.isprintable() else " " for char in line)
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 

@@ -26,8 +26,10 @@ from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.reach import Guard
 from asyncbuild.registry.tls import Trust
 
-MAX_CONNECTIONS = 56
-"""Connections of one registry's client, its token service and blob hosts included."""
+MAX_CONNECTIONS = 80
+"""Connections of one registry's client, its token service and blob hosts included: as many as there may be
+downloads (`build.supply`), and some for the mounts and uploads beside these.
+"""
 EARLY = "asyncbuild.early"
 """The extension of answers to what a head start has sent: they tell nothing of how far a host is."""
 

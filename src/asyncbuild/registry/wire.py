@@ -13,7 +13,7 @@ import contextlib
 import math
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import trio
@@ -73,6 +73,14 @@ class NoAnswer(RegistryUnavailable):
     """No whole answer came; ``final`` if asking again cannot help."""
 
     final = False
+
+
+class Asked(Protocol):
+    """What was asked for; errors show it, and only these take the time to put it into words."""
+
+    @property
+    def exchange(self) -> Exchange:
+        """The request, and the answer's status if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,7 @@ class Wire:
         patience = sent.receive_timeout or self._timeouts.receive
         upload = _Upload(reading, self._pace, patience)
         try:
-            with no_answer_mapped(sent.exchange):
+            with no_answer_mapped(sent):
                 request = self._request(sent, upload)
             response = await self._receive(sent, request, upload)
         except BaseException as error:
@@ -182,7 +190,7 @@ class Wire:
 
     async def _receive(self, sent: Sent, request: httpx.Request, upload: _Upload) -> httpx.Response:
         response: httpx.Response | None = None
-        with no_answer_mapped(sent.exchange, upload), upload.scope:
+        with no_answer_mapped(sent, upload), upload.scope:
             response = await self._transport.handle_async_request(request)
         if response is None:
             raise NoAnswer("no answer in time", exchange=sent.exchange)
@@ -285,7 +293,7 @@ class Answer:
     async def _wait_chunk(self, chunks: AsyncIterator[bytes]) -> bytes:
         started = trio.current_time()
         with (
-            no_answer_mapped(self.exchange),
+            no_answer_mapped(self),
             trio.move_on_after(self._progress.seconds_left) as scope,
         ):
             chunk = await anext(chunks, b"")
@@ -356,14 +364,14 @@ class Answer:
 
 
 @contextlib.contextmanager
-def no_answer_mapped(exchange: Exchange, upload: _Upload | None = None) -> Iterator[None]:
+def no_answer_mapped(asked: Asked, upload: _Upload | None = None) -> Iterator[None]:
     """Turn httpx's exceptions into `NoAnswer`; those of the request's own body pass."""
     try:
         yield
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
         if upload is not None and upload.broken is error:
             raise
-        raise _no_answer(exchange, error) from error
+        raise _no_answer(asked.exchange, error) from error
 
 
 def _no_answer(exchange: Exchange, error: Exception) -> NoAnswer:
