@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 
 from asyncbuild.cli import arguments
+from asyncbuild.cli.starting import importing
 from asyncbuild.errors import AsyncbuildError
 
 INTERRUPTED = 130
@@ -77,13 +77,16 @@ def _dispatch(words: Sequence[str]) -> int:
             from asyncbuild.cli.kaniko import kaniko  # noqa: PLC0415
 
             return kaniko(words[1:])
-        options = arguments.parser().parse_args(words)
-        with ExitStack() as options.closing:
-            if options.command == "build" and not (options.call or in_place):
-                from asyncbuild.cli.headstart import prepare  # noqa: PLC0415
+        with ExitStack() as closing:
+            with importing():
+                options = arguments.parser(words[0] if words else "").parse_args(words)
+                options.closing = closing
+                if options.command == "build" and not (options.call or in_place):
+                    from asyncbuild.cli.headstart import prepare  # noqa: PLC0415
 
-                prepare(options, os.environ)
-            return _imported(options.command)(options)
+                    prepare(options, os.environ)
+                command = _command(options.command)
+            return command(options)
     except AsyncbuildError as error:
         sys.stderr.write(f"\nasyncbuild: {error.render()}\n")
         return error.exit_code
@@ -112,18 +115,6 @@ def is_in_place(words: Sequence[str], environ: Mapping[str, str]) -> bool:
         elif word.startswith("--isolation="):
             way = word.partition("=")[2]
     return way == "inplace"
-
-
-def _imported(name: str) -> Callable[..., int]:
-    """The function of a command. What imports make stays until the end: the collector need neither look for
-    rubbish among it now (7 % of the start) nor go through it again later.
-    """
-    gc.disable()
-    try:
-        return _command(name)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _command(name: str) -> Callable[..., int]:

@@ -51,18 +51,6 @@ example:
 """
 
 
-def add_image_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    """``warm``, ``cache``, ``push``, ``copy``, ``inspect``, ``index``, ``login``, ``logout``."""
-    _warm(commands)
-    _cache(commands)
-    _push(commands)
-    _copy(commands)
-    _inspect(commands)
-    _index(commands)
-    _login(commands)
-    _logout(commands)
-
-
 def _warm(commands: Commands[argparse.ArgumentParser]) -> None:
     warm = add_command(
         commands,
@@ -236,3 +224,16 @@ def _progress(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--progress", default="auto", metavar="MODE", help="auto, plain, tty, quiet or rawjson"
     )
+
+
+IMAGE_COMMANDS = {
+    "warm": _warm,
+    "cache": _cache,
+    "push": _push,
+    "copy": _copy,
+    "inspect": _inspect,
+    "index": _index,
+    "login": _login,
+    "logout": _logout,
+}
+"""What adds each command, in the order of the help."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from asyncbuild import __version__
 from asyncbuild.cli.kaniko_flags import EXECUTOR, Given, read_flags
+from asyncbuild.cli.starting import importing
 from asyncbuild.errors import UsageError
 
 GUIDE = "docs/migrating-from-kaniko.md"
@@ -55,10 +56,11 @@ def _execute(given: Given, environ: Mapping[str, str]) -> int:
     from asyncbuild.cli.kaniko_options import check  # noqa: PLC0415 - not for --help
 
     check(given, environ)
-    from asyncbuild.cli.kaniko_headstart import begin  # noqa: PLC0415
+    with importing():
+        from asyncbuild.cli.kaniko_headstart import begin  # noqa: PLC0415
 
-    head_start = begin(given, environ)
-    from asyncbuild.cli.kaniko_build import execute  # noqa: PLC0415 - takes long
+        head_start = begin(given, environ)
+        from asyncbuild.cli.kaniko_build import execute  # noqa: PLC0415 - takes long
 
     try:
         return execute(given, environ, head_start)
