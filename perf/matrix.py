@@ -1,7 +1,7 @@
 """The whole matrix: every job at every RTT by every tool that is found, as much of it as ``--minutes`` permit.
 
 What matters most comes first (`perf.plan`): asyncbuild and the best peer at all RTTs, alone and interleaved; then the
-others at 100 and 0 ms, at 200, at 20. Peers that wait most of their time are taken side by side where no figure
+others at 100 and 0 ms, at 200, at 20; of more than two others the rest after that. Peers that wait most of their time are taken side by side where no figure
 changes for it; tables mark them. What is left is named, and is what ``--beyond NAME`` takes another time;
 ``perf/run summary`` makes one table of both.
 """
@@ -29,7 +29,9 @@ from perf.tools import PEERS, Tool, known_tools
 
 @dataclass(slots=True)
 class Matrix:
-    """What is taken on ``stand`` until ``deadline`` (of the monotonic clock), and what time did not permit."""
+    """What is taken on ``stand`` until ``deadline`` (of the monotonic clock), and what time did not permit; ``earlier``:
+    what is there already.
+    """
 
     stand: Stand
     tools: dict[str, Tool]
@@ -37,6 +39,7 @@ class Matrix:
     cores: int = field(default_factory=lambda: os.cpu_count() or 1)
     runs: list[Run] = field(default_factory=list)
     left: list[Turn] = field(default_factory=list)
+    earlier: list[Run] = field(default_factory=list)
 
     def take(self, part: Part) -> None:
         """All turns of a part, as far as time permits."""
@@ -54,7 +57,7 @@ class Matrix:
 
     def take_again(self) -> None:
         """Alone, what must not have been side by side."""
-        for run in doubtful(self.runs, self.cores):
+        for run in doubtful(self.runs, self.cores, self.earlier):
             turn = Turn(run.tool, run.job, round(run.rtt * 1000), run.repeat, run.wall)
             if self._has_time_for(turn):
                 self.runs.remove(run)
@@ -142,11 +145,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def planned(options: argparse.Namespace) -> list[Part]:
-    """The parts, without what other results have."""
-    there: set[Key] = set()
-    for name in options.beyond:
-        there |= {key_of(run) for run in load_results(RESULTS / name)[1] if run.succeeded}
+def planned(options: argparse.Namespace, earlier: Sequence[Run]) -> list[Part]:
+    """The parts, without the cells of ``earlier`` runs."""
+    there: set[Key] = {key_of(run) for run in earlier if run.succeeded}
     whole = parts(
         options.jobs,
         options.tools,
@@ -166,7 +167,9 @@ def main(arguments: list[str]) -> int:
     facts = machine(options.tools, Link(0))
     with standing(options.name) as stand:
         matrix = Matrix(own_lane(stand, "alone"), known_tools(), begun + 60 * options.minutes)
-        plan = planned(options)
+        for name in options.beyond:
+            matrix.earlier += load_results(RESULTS / name)[1]
+        plan = planned(options, matrix.earlier)
         if options.prepare:
             _prepare_all(plan, matrix)
             return 0

@@ -87,11 +87,12 @@ def parts(
     repeats: int = 1,
     alone: bool = False,
 ) -> list[Part]:
-    """The whole matrix. ``tools``: ours, the best peer, and others, in this order; ``repeats`` are those of the first
-    two, the later ones when everything else is done. ``alone``: nothing is side by side.
+    """The whole matrix. ``tools``: ours, the best peer, two others, and those that come after all of these, in this
+    order; ``repeats`` are those of the first two, the later ones when everything else is done. ``alone``: nothing is
+    side by side.
     """
     rtts = in_order_of_importance(rtts)
-    front, others = tools[:2], tools[2:]
+    front = tools[:2]
 
     def turns(names: Sequence[str], ms: int, repeat: int = 1) -> list[Turn]:
         return [_turn(tool, job, ms, repeat, costs) for job in jobs for tool in names]
@@ -100,15 +101,19 @@ def parts(
         whole = tuple(turn for ms in rtts for turn in turns(front, ms, repeat))
         return Part(f"{' and '.join(front)}, #{repeat}", whole)
 
-    behind = {ms: turns(others, ms) for ms in rtts}
-    waiting = [turn for ms in rtts for turn in _longest_first(behind[ms]) if turn.waits]
-    busy = [
-        Part(f"others at {ms} ms", tuple(turn for turn in behind[ms] if alone or not turn.waits))
-        for ms in rtts
-    ]
-    together = [] if alone else [Part("others that wait", tuple(waiting), together=True)]
+    def behind(names: Sequence[str]) -> list[Part]:
+        named = {ms: turns(names, ms) for ms in rtts}
+        waiting = [turn for ms in rtts for turn in _longest_first(named[ms]) if turn.waits]
+        called = " and ".join(names)
+        busy = [
+            Part(f"{called}, {ms} ms", tuple(turn for turn in named[ms] if alone or not turn.waits))
+            for ms in rtts
+        ]
+        together = [] if alone else [Part(f"{called}, waiting", tuple(waiting), together=True)]
+        return [*busy[:2], *together, *busy[2:]]
+
     later = [first(repeat) for repeat in range(2, repeats + 1)]
-    found = [first(1), *busy[:2], *together, *busy[2:], *later]
+    found = [first(1), *behind(tools[2:4]), *behind(tools[4:]), *later]
     return [part for part in found if part.turns]
 
 
@@ -153,13 +158,13 @@ def used_beside(run: Run, others: Iterable[Run]) -> float:
     return taken / run.wall
 
 
-def doubtful(runs: Iterable[Run], cores: int) -> list[Run]:
+def doubtful(runs: Iterable[Run], cores: int, earlier: Iterable[Run] = ()) -> list[Run]:
     """Runs that must be taken again alone: others got in their way more than was expected, or they would be what ours
-    is compared with.
+    is compared with. ``earlier``: what else there is of the same cells.
     """
     runs = [run for run in runs if run.succeeded]
     best: dict[tuple[str, str, float], Run] = {}
-    for run in runs:
+    for run in (*(run for run in earlier if run.succeeded), *runs):
         if run.tool != OURS and (run.group not in best or run.wall < best[run.group].wall):
             best[run.group] = run
     return [

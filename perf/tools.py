@@ -304,8 +304,9 @@ class BuildKit:
             daemon.wait()
 
 
-#: Which tools a whole matrix has, the best peer that was measured first; the rest of the known are variants.
-PEERS = ("buildkit", "kaniko-fork", "kaniko", "buildah")
+#: Which tools a whole matrix has, the best peer that was measured first; kaniko itself last, since its fork is what it
+#: is today. The rest of the known are variants.
+PEERS = ("buildkit", "kaniko-fork", "buildah", "kaniko")
 
 
 def known_tools() -> dict[str, Tool]:

@@ -75,7 +75,7 @@ def test_only_others_that_are_known_to_wait_are_together() -> None:
         ("asyncbuild", "J6", 100, 1, 0.01), ("buildkit", "J6", 100, 3, 0.01),
         ("kaniko-fork", "J6", 100, 37, 0.01), ("buildah", "J6", 100, 48, 1.5),
     )  # fmt: skip
-    plan = parts(["J6"], (*TOOLS, "kaniko"), [100, 200], costs)
+    plan = parts(["J6"], TOOLS, [100, 200], costs)
     together = [str(turn) for part in plan if part.together for turn in part.turns]
     assert together == ["J6 kaniko-fork 100 ms", "J6 kaniko-fork 200 ms"]
     assert not any(part.together for part in parts(["J6"], TOOLS, [100], costs, alone=True))
@@ -89,6 +89,17 @@ def test_later_repeats_come_when_all_else_is_done() -> None:
         ("asyncbuild", 100, 2), ("buildkit", 100, 2), ("asyncbuild", 0, 2), ("buildkit", 0, 2),
     ]  # fmt: skip
     assert all(turn.repeat == 1 for part in plan[:-1] for turn in part.turns)
+
+
+def test_a_fifth_tool_comes_after_the_others_at_all_rtts() -> None:
+    """But before later repeats; it waits beside nobody else's runs but its own."""
+    costs = known(("kaniko", "J6", 0, 60, 0.1), ("kaniko-fork", "J6", 0, 37, 0.01))
+    plan = parts(["J6"], (*TOOLS, "kaniko"), [0, 100], costs, repeats=2)
+    taken = [(turn.tool, turn.repeat) for part in plan for turn in part.turns]
+    begun = taken.index(("kaniko", 1))
+    assert all(turn[1] == 1 and turn[0] != "kaniko" for turn in taken[:begun])
+    assert taken[begun : begun + 2] == [("kaniko", 1)] * 2
+    assert all(turn[1] == 2 for turn in taken[begun + 2 :])
 
 
 def test_unknown_rtts_come_last() -> None:
@@ -173,6 +184,8 @@ def test_a_run_beside_others_is_taken_again_where_it_would_be_what_ours_is_compa
     ours = run_of("asyncbuild", wall=1.0)
     assert doubtful([ours, slower, best], cores=2) == [best]
     assert doubtful([ours, run_of("buildkit", wall=3.0), slower, best], cores=2) == []
+    assert doubtful([slower, best], 2, earlier=[ours, run_of("buildkit", wall=3.0)]) == []
+    assert doubtful([slower, best], 2, earlier=[ours, run_of("buildkit", wall=6.0)]) == [best]
 
 
 def test_a_run_beside_others_is_taken_again_where_they_used_more_than_was_expected() -> None:
