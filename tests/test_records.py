@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, field
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from asyncbuild import records
 Maker = Callable[..., Any]
 
 
-def classes(dataclass: Maker) -> dict[str, Any]:
+def classes(dataclass: Maker, field: Maker) -> dict[str, Any]:
     """The same classes by either decorator; all features that the package uses, and how they meet."""
 
     @dataclass(frozen=True, slots=True)
@@ -90,7 +90,8 @@ def classes(dataclass: Maker) -> dict[str, Any]:
     return {cls.__name__: cls for cls in found}
 
 
-OURS, THEIRS = classes(records.dataclass), classes(dataclasses.dataclass)
+OURS = classes(records.dataclass, records.field)
+THEIRS = classes(dataclasses.dataclass, dataclasses.field)
 _VALUES = st.one_of(st.integers(0, 2), st.sampled_from(["", "x", None, 1.5, float("nan")]))
 
 
@@ -105,11 +106,12 @@ def made(cls: Any, values: tuple[Any, ...]) -> Any:
 def test_alike(name: str, first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
     """Text, equality, hash, order, replacement, copies: what ours says, theirs says."""
     answers = []
-    for cls in (OURS[name], THEIRS[name]):
+    for cls, replace in ((OURS[name], records.replace), (THEIRS[name], dataclasses.replace)):
         one, two = made(cls, first), made(cls, second)
         text = [repr(item).replace("classes.<locals>.", "") for item in (one, two)]
         hashes = [] if cls.__hash__ is None or name == "Identity" else [hash(one), hash(two)]
-        changed = dataclasses.replace(one, a="new")
+        changed = replace(one, a="new")
+        assert dataclasses.replace(one, a="new").a == "new"
         same = (one == two, one == copy.copy(one), one == one, one == 3, changed.a)  # noqa: PLR0124
         fields = [getattr(two, item.name) for item in dataclasses.fields(cls)]
         answers.append((text, hashes, same, repr(fields), cls.__match_args__))
@@ -160,6 +162,39 @@ def test_missing_and_unknown_arguments(given: tuple[int, ...], named: dict[str, 
     """As for any function."""
     with pytest.raises(TypeError, match=r"Plain.__init__\(\)"):
         OURS["Plain"](*given, **named)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_the_standard_library_finds_the_fields(name: str) -> None:
+    """All that it says of a field."""
+
+    def said(cls: Any) -> list[Any]:
+        return [
+            (item.name, item.type, item.init, item.repr, item.compare, item.kw_only, item.default)
+            for item in dataclasses.fields(cls)
+        ]
+
+    assert said(OURS[name]) == said(THEIRS[name])
+    assert dataclasses.is_dataclass(OURS[name])
+
+
+@pytest.mark.parametrize("name", ["Made", "Open", "Plain"])
+def test_replacements_that_are_mistakes(name: str) -> None:
+    """What is not given to the class when one is made."""
+    for changes in ({"d": 1}, {"unknown": 1}, {"c": 1}):
+        if "c" in changes and name == "Made":
+            continue
+        for cls, replace in ((OURS[name], records.replace), (THEIRS[name], dataclasses.replace)):
+            with pytest.raises((TypeError, ValueError)):
+                replace(cls(1), **changes)
+
+
+@pytest.mark.parametrize("default", [[], {}, dataclasses.field(default=1)])
+def test_defaults_that_are_mistakes(default: Any) -> None:
+    """One list for all instances; the standard library's word for ours."""
+    body = {"__annotations__": {"a": "Any"}, "a": default}
+    with pytest.raises(TypeError, match=r"^Wrong\.a = .*: say field\(…\), of this module$"):
+        records.dataclass(slots=True)(type("Wrong", (), body))
 
 
 def test_match_arguments() -> None:

@@ -30,10 +30,9 @@ whether the same call may succeed later. The exit codes are those of docs/refere
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 from typing import Any, ClassVar, Self
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

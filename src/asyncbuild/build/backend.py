@@ -8,10 +8,9 @@ knows which one it was, and the same Dockerfile gives the same layers on each.
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Protocol
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.rootfs.cgroups import Limits
 from asyncbuild.rootfs.isolation import Isolation
 from asyncbuild.rootfs.runspec import RunSpec

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -61,7 +60,7 @@ from asyncbuild.plan.contexts import LAYOUT_HOST, NamedContexts
 from asyncbuild.plan.nouns import Plan
 from asyncbuild.plan.planner import PlanRequest, make_plan
 from asyncbuild.plan.remotes import check_plan_remotes
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.report.events import (
     BuildFinished,

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
 from asyncbuild.layers.facts import UnpackedFacts
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.report.events import WarningRaised
 
 

@@ -17,14 +17,13 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 from asyncbuild.build.entitlements import may_use_device
 from asyncbuild.dockerfile.mounts import Device
 from asyncbuild.errors import DockerfileError, InputError, IsolationError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.rootfs import runspec
 
 _CLASS = "org.mobyproject.buildkit.device.class"

@@ -12,7 +12,6 @@ known, the cache is asked once more, by their content (`known_keys`). What a sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import trio
@@ -39,6 +38,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.nouns import ImageRef, Need, StageRef
+from asyncbuild.records import replace
 from asyncbuild.report import events
 
 

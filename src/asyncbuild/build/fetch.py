@@ -13,7 +13,6 @@ import os
 import random
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -28,7 +27,7 @@ from asyncbuild.dockerfile.remote import WebFile, redacted
 from asyncbuild.errors import AsyncbuildError, FetchFailed, InputError, StoreError
 from asyncbuild.image.digest import Digest
 from asyncbuild.layers.limits import LIMITS, LayerLimits
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.proxies import Proxies
 from asyncbuild.registry.retry import TEMPORARY_STATUSES, RetryPolicy, retry_after

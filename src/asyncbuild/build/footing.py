@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from asyncbuild.build.chain import Made
@@ -14,6 +13,7 @@ from asyncbuild.build.session import Session
 from asyncbuild.build.stage import StageState
 from asyncbuild.cache.results import CachedLayer
 from asyncbuild.dockerfile import instructions as ins
+from asyncbuild.records import replace
 
 
 def state_upon_base(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field, replace
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -27,7 +26,7 @@ from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.plan.nouns import Plan
 from asyncbuild.plan.policy import CHECKSUM, Source, SourcePolicy
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 
 _IMAGE = "docker-image://"
 _LAYOUT = "oci-layout://"

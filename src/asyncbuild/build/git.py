@@ -18,7 +18,6 @@ import shlex
 import signal
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +27,7 @@ import trio
 from asyncbuild.build.fetch import FetchTools
 from asyncbuild.dockerfile.remote import GitReference, is_commit, redacted
 from asyncbuild.errors import FetchFailed, InputError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 _SSL = ("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO")

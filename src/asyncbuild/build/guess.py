@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
 from asyncbuild.layers.header import NANOSECONDS
 from asyncbuild.layers.listing import TEXTS
+from asyncbuild.records import replace
 from asyncbuild.rootfs.known import NotKnown, Shallow
 from asyncbuild.rootfs.trees import Node
 from asyncbuild.rootfs.view import View

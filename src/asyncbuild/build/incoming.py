@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,7 +21,7 @@ from asyncbuild.context.archives import is_archive_file
 from asyncbuild.dockerfile.remote import GitReference, WebFile
 from asyncbuild.errors import InputError, LayerError
 from asyncbuild.layers.extract import ExtractJob, extract
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 RemotePlace: TypeAlias = GitReference | WebFile | Path
 """A repository, a URL, or a file that is an archive or a Dockerfile."""

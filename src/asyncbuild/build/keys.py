@@ -6,7 +6,6 @@ many steps name it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -42,6 +41,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.nouns import Base, ContextRef, ImageRef, Scratch, StageRef
+from asyncbuild.records import replace
 from asyncbuild.rootfs.view import View
 
 

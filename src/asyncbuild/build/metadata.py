@@ -6,15 +6,13 @@ Instructions come expanded. The results are BuildKit's, field by field
 
 from __future__ import annotations
 
-from dataclasses import field, replace
-
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.paths import absolute_workdir
 from asyncbuild.dockerfile.shellform import command_line
 from asyncbuild.image.config import Healthcheck, HistoryEntry, ImageConfig, RuntimeConfig
 from asyncbuild.image.platform import Platform
 from asyncbuild.plan.scope import DEFAULT_PATH
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

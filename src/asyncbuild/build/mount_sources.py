@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -17,7 +16,7 @@ from asyncbuild.layers.changeset import ChangeSet, Entry, Kind
 from asyncbuild.layers.paths import clean
 from asyncbuild.layers.records import set_owner_and_mode
 from asyncbuild.plan.nouns import ContextRef, ImageRef, Scratch, StageRef
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.rootfs.view import DirectoryTree, View
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -21,6 +20,7 @@ from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.layers.compression import Compression
 from asyncbuild.layers.pack import PackedLayer
 from asyncbuild.layers.trim import Trim
+from asyncbuild.records import replace
 from asyncbuild.report.events import LayerPacked, Step
 
 OnProgress = Callable[[int], None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +30,7 @@ from asyncbuild.dockerfile.remote import (
 from asyncbuild.image.digest import Digest
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
 from asyncbuild.plan.nouns import ContextRef
+from asyncbuild.records import replace
 
 T = TypeVar("T")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 
 from asyncbuild.build.gate import SourceGate
@@ -16,7 +15,7 @@ from asyncbuild.image.reference import Reference
 from asyncbuild.layers.compression import GZIP, Compression
 from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.output.spec import OutputSpec
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.verification import Verification
 from asyncbuild.report.events import Statistics
 

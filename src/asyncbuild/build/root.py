@@ -8,7 +8,6 @@ that no RUN sees is never written to disk at all.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -17,7 +16,7 @@ from asyncbuild.build.futures import Future, kept
 from asyncbuild.build.waves import decided, waves
 from asyncbuild.errors import AsyncbuildError, SourceLocation
 from asyncbuild.layers.listing import Listing
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.rootfs.glimpsed import GlimpsedTree
 from asyncbuild.rootfs.known import KnownTree
 from asyncbuild.rootfs.view import DirectoryTree, Tree, View

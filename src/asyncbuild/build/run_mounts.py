@@ -20,7 +20,6 @@ import os
 import posixpath
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -36,7 +35,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.mounts import Mount, MountType
 from asyncbuild.errors import DockerfileError, InputError, IsolationError
 from asyncbuild.layers.changeset import Kind
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.rootfs import runspec
 from asyncbuild.rootfs.user_namespace import maps_owner

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 
 from asyncbuild.dockerfile.mounts import Device
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.rootfs.isolation import Isolation
 from asyncbuild.rootfs.ownroot import OwnRoot
 from asyncbuild.rootfs.runspec import Ulimit

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -21,6 +20,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.shellform import run_command_line
 from asyncbuild.errors import RunFailed
 from asyncbuild.layers.records import set_owner_and_mode
+from asyncbuild.records import replace
 from asyncbuild.report import events
 from asyncbuild.rootfs.cgroups import Limits
 from asyncbuild.rootfs.isolation import Isolation

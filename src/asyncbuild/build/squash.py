@@ -7,7 +7,6 @@ one new layer are; of the history's new lines the last stands for it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import trio
 
@@ -17,6 +16,7 @@ from asyncbuild.build.stage import StageState
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.image.config import HistoryEntry
 from asyncbuild.layers.paths import clean
+from asyncbuild.records import replace
 from asyncbuild.report.events import Step
 from asyncbuild.rootfs.difference import difference
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
 from pathlib import Path
 
 from asyncbuild.build.chain import Chain
@@ -12,7 +11,7 @@ from asyncbuild.build.metadata import ImageState
 from asyncbuild.build.root import Root
 from asyncbuild.layers.changeset import ChangeSet
 from asyncbuild.plan.scope import StageScope
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, eq=False)

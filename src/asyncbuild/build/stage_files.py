@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from dataclasses import replace
 
 import trio
 
@@ -25,6 +24,7 @@ from asyncbuild.context.selection import Selection
 from asyncbuild.context.sources import CopySource, SourceTree
 from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.errors import AsyncbuildError
+from asyncbuild.records import replace
 from asyncbuild.rootfs.known import NotKnown, Shallow
 from asyncbuild.rootfs.view import View
 

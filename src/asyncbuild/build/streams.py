@@ -15,11 +15,10 @@ from bisect import insort
 from collections import Counter
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
-from dataclasses import field
 
 import trio
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import field, replace
 from pathlib import Path
 
 import trio
@@ -32,7 +31,7 @@ from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Index, Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.registry.verification import Verification

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -26,7 +25,7 @@ import trio
 from asyncbuild.cache.github_service import TRIES, Account, Entry, GithubService
 from asyncbuild.cache.objects import ObjectNames, ObjectsFailed
 from asyncbuild.errors import RegistryError, StoreError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.bodies import Body, BytesBody, FileBody
 from asyncbuild.registry.caller import Patience
 from asyncbuild.registry.registries import Registries

@@ -24,7 +24,6 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import field
 from typing import Any, TypeVar
 
 import trio
@@ -37,7 +36,7 @@ from asyncbuild.errors import (
     RegistryUnavailable,
     RemoteProtocolError,
 )
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.bodies import Body, BytesBody, Part
 from asyncbuild.registry.caller import Failed, Patience
 from asyncbuild.registry.protocol import printable, redact, resolve_location

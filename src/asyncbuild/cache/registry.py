@@ -20,7 +20,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import trio
 
@@ -48,6 +47,7 @@ from asyncbuild.image.manifest import (
     Manifest,
 )
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import replace
 from asyncbuild.registry.client import RegistryClient
 from asyncbuild.registry.upload import UploadSession
 

@@ -18,7 +18,6 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
 from typing import Any
 
 from asyncbuild.cache.keys import Key
@@ -26,7 +25,7 @@ from asyncbuild.cache.results import CachedLayer, CachedResult, parse_written
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import OCI_MANIFEST, Descriptor, Index
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 
 TABLE = "dev.asyncbuild.cache.table"
 MOST_CONFIGS = 16

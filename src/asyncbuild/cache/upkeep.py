@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from enum import Enum
 
 import trio
@@ -30,7 +29,7 @@ from asyncbuild.errors import ImageNotFound, RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Index, Manifest
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.client import RegistryClient
 
 _AT_ONCE = 32

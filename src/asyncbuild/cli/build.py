@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,7 @@ from asyncbuild.output.annotations import (
     parse_annotation_option,
 )
 from asyncbuild.output.spec import OutputKind, OutputSpec, parse_output
+from asyncbuild.records import replace
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.choose import ProgressMode, make_reporter
 from asyncbuild.report.events import Reporter, Tee, WarningRaised

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from asyncbuild.cli.bucket_options import bucket_place
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.output.attributes import parse_attributes, split_fields
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 if TYPE_CHECKING:  # what a build imports takes long, and --help does not need it
     from asyncbuild.build.request import CachePlace, MountPlace

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import trio
@@ -26,7 +25,7 @@ from asyncbuild.plan.contexts import LAYOUT_HOST
 from asyncbuild.plan.nouns import ImageRef, Plan, PlanStage
 from asyncbuild.plan.outline import Outline, Parameter, Target, list_targets, outline_of
 from asyncbuild.plan.planner import with_triggers
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.registries import RegistrySettings
 
 _NAMES = ("check", "outline", "targets")

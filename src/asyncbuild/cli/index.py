@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 
 import trio
 
@@ -18,6 +17,7 @@ from asyncbuild.errors import ImageNotFound, UsageError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
+from asyncbuild.records import replace
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.transfer.indexes import IndexAnnotations, IndexPush, Part, fetch_parts, index_of
 

@@ -10,12 +10,11 @@ import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.errors import IsolationError, StoreError, UsageError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.rootfs.isolation import BETTER, Ability, probe
 from asyncbuild.rootfs.ownroot import HOME, MARKS, OwnRoot, Surroundings, check_expendable

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -36,6 +35,7 @@ from asyncbuild.errors import UsageError
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.output.spec import OutputKind, OutputSpec
+from asyncbuild.records import replace
 from asyncbuild.registry.headstart import HeadStart
 from asyncbuild.registry.registries import RegistrySettings
 from asyncbuild.report.choose import make_reporter

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from asyncbuild.cli.kaniko_flags import Given
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import DOCKER_HUB, Reference
+from asyncbuild.records import replace
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.mirrors import Mirror, Mirrors, registry_name
 from asyncbuild.registry.retry import RetryPolicy

@@ -6,14 +6,13 @@ import argparse
 import getpass
 import os
 import sys
-from dataclasses import replace
 
 import trio
 
 from asyncbuild.build.outcome import one_error
 from asyncbuild.cli.registry_options import read_registries
 from asyncbuild.errors import NotAuthorized, UsageError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.auth import ANONYMOUS, Credential
 from asyncbuild.registry.credentials import place_of_key
 from asyncbuild.registry.logins import LoginFile, login_file, place_of_registry

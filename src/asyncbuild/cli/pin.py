@@ -8,7 +8,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -19,6 +18,7 @@ from asyncbuild.cli.verify_options import read_verification
 from asyncbuild.dockerfile.parser import parse_dockerfile
 from asyncbuild.errors import InputError, StoreError
 from asyncbuild.plan.pinning import Mention, Standing, find_mentions, pinned, rewrite
+from asyncbuild.records import replace
 
 CHANGES = 1
 """The exit code of ``--check`` when the file would change."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from asyncbuild.errors import InputError, UsageError
+from asyncbuild.records import replace
 
 if TYPE_CHECKING:  # what speaks to registries takes long to import, and --help does not need it
     from asyncbuild.registry.hosts import HostSettings

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 
 import trio
 
@@ -21,7 +20,7 @@ from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Index
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.registries import Registries, RegistrySettings
 from asyncbuild.report.choose import ProgressMode, make_reporter

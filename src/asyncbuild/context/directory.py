@@ -15,7 +15,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -26,7 +25,7 @@ from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
 from asyncbuild.layers.paths import join, parent_of, resolve_links
 from asyncbuild.layers.records import as_recorded
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CAPABILITY = "security.capability"

@@ -6,12 +6,11 @@ BuildKit. It applies to the context only, never to other stages, images or hered
 
 from __future__ import annotations
 
-from dataclasses import field
 from pathlib import Path
 
 from asyncbuild.dockerfile.ignore import IgnorePatterns
 from asyncbuild.errors import InputError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 _NAME = ".dockerignore"
 

@@ -19,14 +19,13 @@ is itself a source is excluded by its name. And ``--parents .`` is everything, n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 from asyncbuild.context.sources import CopySource, Explain, SourceTree, find_sources, not_found
 from asyncbuild.dockerfile.ignore import IgnorePatterns, InvalidPattern
 from asyncbuild.errors import DockerfileError
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.paths import ancestors, clean, has_wildcards, join, unescape
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,13 @@ The rules that are named here are those of `asyncbuild.context.placement`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from asyncbuild.context.sources import CopySource
 from asyncbuild.errors import DockerfileError
 from asyncbuild.layers.changeset import ChangeSet, Entry, Kind, path_order
 from asyncbuild.layers.paths import ancestors, clean, join, parent_of, resolve_links
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 _DIRECTORY_MODE = 0o755
 

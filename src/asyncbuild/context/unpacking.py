@@ -19,13 +19,12 @@ Ours: whiteouts (``.wh.x``), which a layer cannot hold as files, are refused.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from asyncbuild.context.sources import UnpackedArchive
 from asyncbuild.context.target import Target
 from asyncbuild.errors import DockerfileError
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.paths import clean, join, parent_of, resolve_links
+from asyncbuild.records import replace
 
 _DIRECTORY_MODE = 0o755
 _WHITEOUT_PREFIX = ".wh."

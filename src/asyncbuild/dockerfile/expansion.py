@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.lines import Heredoc
@@ -29,7 +28,7 @@ from asyncbuild.dockerfile.source import Problem, printable
 from asyncbuild.dockerfile.suggest import did_you_mean
 from asyncbuild.dockerfile.words import WordError, WordRules, expand_word
 from asyncbuild.errors import DockerfileError, SourceLocation
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 _SIGNALS = frozenset(
     [

@@ -5,7 +5,6 @@ Two instructions are equal when they say the same; where they stand does not cou
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import ClassVar, TypeAlias
 
 from asyncbuild.dockerfile.lines import DEFAULT_ESCAPE, Directives, Heredoc
@@ -13,7 +12,7 @@ from asyncbuild.dockerfile.lint_options import CheckOptions
 from asyncbuild.dockerfile.mounts import Device, MountFlag
 from asyncbuild.dockerfile.source import Notice
 from asyncbuild.errors import SourceLocation
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 _NOWHERE = SourceLocation("", 0, 0)
 

@@ -18,12 +18,11 @@ The rules are BuildKit's:
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from asyncbuild.dockerfile.arguments import json_words, split_command
 from asyncbuild.dockerfile.source import Notice, Problem, SourceText, printable
 from asyncbuild.dockerfile.words import SPACES, WordError, WordRules, expand_word
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 DEFAULT_ESCAPE = "\\"
 _DIRECTIVE = re.compile(r"#[\t\n\v\f\r ]*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z", re.ASCII)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 from asyncbuild.dockerfile.lint_rules import RULES, Rule
 from asyncbuild.dockerfile.quantities import parse_boolean
 from asyncbuild.dockerfile.source import Problem
 from asyncbuild.dockerfile.suggest import did_you_mean
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 ARGUMENT = "BUILDKIT_DOCKERFILE_CHECK"
 """The build argument of rule 1."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
 from typing import TypeVar
 
 from asyncbuild.dockerfile.quantities import parse_boolean, parse_size
 from asyncbuild.dockerfile.source import Problem
 from asyncbuild.dockerfile.suggest import did_you_mean
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 
 class MountType(Enum):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.arguments import (
@@ -35,7 +34,7 @@ from asyncbuild.dockerfile.source import Notice, Problem, SourceText, printable
 from asyncbuild.dockerfile.suggest import did_you_mean
 from asyncbuild.dockerfile.words import SPACES, WordError
 from asyncbuild.errors import DockerfileError, SourceLocation
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 _ONBUILD = re.compile(r"\s*ONBUILD[\t\v\f\r ]*", re.IGNORECASE)

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+
+from asyncbuild.records import dataclass, field
 
 MOST_STEPS = 1 << 26
 """Characters that one pattern may look at: 64 times through a value of a MiB."""

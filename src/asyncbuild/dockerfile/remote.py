@@ -15,12 +15,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TypeAlias
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
 
 from asyncbuild.dockerfile.source import Problem
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 _PROTOCOL = re.compile(r"([a-zA-Z0-9]+)://")
 _SCP = re.compile(r"([a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:[^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import field, replace
 from typing import Any
 
 from asyncbuild.image.digest import DiffId, InvalidDigest
 from asyncbuild.image.platform import Platform
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 
 
 class InvalidConfig(ValueError):

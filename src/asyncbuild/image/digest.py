@@ -6,7 +6,6 @@ A `Digest` names bytes as they travel (compressed); a `DiffId` names the uncompr
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Self
 
@@ -38,10 +37,14 @@ class _Name:
     @classmethod
     def of(cls, data: bytes | memoryview) -> Self:
         """The sha256 name of ``data``."""
+        import hashlib  # noqa: PLC0415 - takes 3 ms, and a build has names to send before it hashes
+
         return cls("sha256", hashlib.sha256(data).hexdigest())
 
     def matches(self, data: bytes) -> bool:
         """Whether ``data`` is what this name names."""
+        import hashlib  # noqa: PLC0415 - as above
+
         return hashlib.new(self.algorithm, data).hexdigest() == self.hex
 
     @property

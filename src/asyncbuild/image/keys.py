@@ -8,7 +8,6 @@ signs, or with the hash that is usual for a larger curve.
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any
 
 from asyncbuild.errors import UsageError
@@ -19,7 +18,7 @@ from asyncbuild.image.reference import (
     canonical_host,
 )
 from asyncbuild.image.signing import Signed
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 _SMALLEST_RSA = 2048
 _CURVES = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any
 
 from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.image.platform import Platform
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -7,10 +7,9 @@ without a dot, a colon or ``localhost`` belongs to the repository, and the regis
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from asyncbuild.image.digest import Digest, InvalidDigest
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 DOCKER_HUB = "docker.io"
 _HUB_HOSTS = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com")

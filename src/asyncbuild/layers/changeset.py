@@ -8,10 +8,9 @@ read, and is never written to a layer.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import Enum
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 
 class Kind(Enum):

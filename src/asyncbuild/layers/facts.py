@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import field
 
 from asyncbuild.layers.changeset import Entry
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,13 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from typing import Any, Final
 
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.marks import is_opaque, is_whiteout
 from asyncbuild.layers.records import as_recorded
 from asyncbuild.layers.xattrs import read_xattrs
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 VERSION: Final = 1
 MOST_BYTES: Final = 2 << 20

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import ChangeSet, Entry, Kind, path_order
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 WHITEOUT_PREFIX: Final = ".wh."
 OPAQUE_MARKER: Final = ".wh..wh..opq"

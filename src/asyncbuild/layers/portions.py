@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from asyncbuild.errors import InputError
@@ -21,7 +20,7 @@ from asyncbuild.layers.members import FileRun, Member
 from asyncbuild.layers.opening import open_source, refuse_changed
 from asyncbuild.layers.records import records
 from asyncbuild.layers.snapshot import entry_of
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 SMALL: Final = 64 << 10
 """Files beyond this size are read where they are written: straight into a block."""

@@ -20,12 +20,12 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.marks import form
+from asyncbuild.records import replace
 
 PREFIX: Final = "user.asyncbuild."
 _RECORD: Final = f"{PREFIX}record"

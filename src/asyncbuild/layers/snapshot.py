@@ -18,7 +18,6 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
@@ -28,7 +27,7 @@ from asyncbuild.layers.marks import is_opaque, is_whiteout
 from asyncbuild.layers.members import FileRun, Found, Hidden, Survey
 from asyncbuild.layers.records import as_recorded, records
 from asyncbuild.layers.xattrs import read_xattrs
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 _PIECE: Final = 1 << 20
 _MANY: Final = 64

@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Self
 
 from asyncbuild.layers.changeset import ChangeSet, Entry
 from asyncbuild.layers.members import FileRun, Found, Hidden, Survey
 from asyncbuild.layers.paths import ancestors, clean
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

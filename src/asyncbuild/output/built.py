@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
 from pathlib import Path
 
 from asyncbuild.errors import UsageError
@@ -19,7 +18,7 @@ from asyncbuild.image.manifest import (
 )
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 
 BlobPath = Callable[[Digest], Path]
 """Where a layer's blob lies on this machine; the file has exactly the bytes that the digest names."""

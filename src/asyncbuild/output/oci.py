@@ -16,7 +16,6 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from asyncbuild.output.files import (
     sweep_partials,
     write_all,
 )
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"

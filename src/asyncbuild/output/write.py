@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from asyncbuild.errors import UsageError
@@ -13,6 +12,7 @@ from asyncbuild.output.annotations import AnnotationLevel, annotations_at
 from asyncbuild.output.built import BlobPath, BuiltImage
 from asyncbuild.output.files import CheckCancelled, appearing, disk_errors, never_cancelled
 from asyncbuild.output.spec import OutputKind, OutputSpec
+from asyncbuild.records import replace
 
 
 def write_output(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 
 from asyncbuild.dockerfile import instructions as i
 from asyncbuild.dockerfile.expansion import Expander
@@ -30,7 +29,7 @@ from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.plan.globals import PLATFORM_ARGUMENTS, is_predefined, resolve_globals
 from asyncbuild.plan.nouns import ImageRef, Plan, PlanStage, Scratch, StageRef
 from asyncbuild.plan.scope import NOT_VARIABLES, StageScope
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
 
 from asyncbuild.errors import UsageError
 from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference, Reference
 from asyncbuild.plan.nouns import Base, ContextRef, ImageRef, Scratch
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 LAYOUT_HOST = "oci-layout.invalid"
 """The registry of images that are in an OCI layout on this machine (RFC 2606: no host is called so)."""

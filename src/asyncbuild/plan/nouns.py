@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -13,7 +12,7 @@ from asyncbuild.errors import SourceLocation
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
 from asyncbuild.plan.scope import BuildArguments
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 class Need(IntEnum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
 from functools import partial
 
 from asyncbuild.dockerfile import instructions as i
@@ -29,7 +28,7 @@ from asyncbuild.plan.nouns import (
 )
 from asyncbuild.plan.scope import BuildArguments
 from asyncbuild.plan.sources import StageNames, sources_in
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from asyncbuild.errors import SourceDenied, UsageError
+from asyncbuild.records import dataclass, field
 
 CHECKSUM = "http.checksum"
 _ACTIONS = {0: "ALLOW", 1: "DENY", 2: "CONVERT"}
@@ -56,7 +56,7 @@ class _Constraint:
         return (found == self.value) is (self.condition == "EQUAL")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule of a policy; an update is None for ALLOW and DENY."""
 
@@ -66,14 +66,9 @@ class Rule:
     constraints: tuple[_Constraint, ...] = ()
     update: Source | None = None
 
-    @cached_property
+    @property
     def _pattern(self) -> re.Pattern[str]:
-        if self.match_type == "REGEX":
-            return re.compile(self.identifier)
-        star = "(.*)" if self.match_type == "WILDCARD" else re.escape("*")
-        return re.compile(
-            f"^{re.escape(self.identifier).replace(re.escape('*'), star)}\\Z", re.DOTALL
-        )
+        return _compiled(self.match_type, self.identifier)
 
     def matches(self, source: Source) -> bool:
         """Whether the rule is about ``source``."""
@@ -101,6 +96,14 @@ class Rule:
                 else rest[: found.start()] + expanded + rest[found.end() :]
             )
         return Source(wanted, attributes)
+
+
+@cache
+def _compiled(match_type: str, identifier: str) -> re.Pattern[str]:
+    if match_type == "REGEX":
+        return re.compile(identifier)
+    star = "(.*)" if match_type == "WILDCARD" else re.escape("*")
+    return re.compile(f"^{re.escape(identifier).replace(re.escape('*'), star)}\\Z", re.DOTALL)
 
 
 def _group(found: re.Match[str], name: re.Match[str]) -> str:

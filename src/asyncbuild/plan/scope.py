@@ -15,11 +15,10 @@ The rules are BuildKit's:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
 
 from asyncbuild.dockerfile.expansion import Expanded, Expander, expand, located
 from asyncbuild.dockerfile.instructions import Arg, ArgDefinition, Env, Instruction
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of an image that sets none (BuildKit writes it into the configuration too)."""

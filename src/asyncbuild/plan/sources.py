@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 
 from asyncbuild.dockerfile.instructions import Copy, From, Instruction, Run
 from asyncbuild.dockerfile.suggest import did_you_mean
@@ -22,7 +21,7 @@ from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import InvalidReference
 from asyncbuild.plan.contexts import NamedContexts, real_reference
 from asyncbuild.plan.nouns import Base, ImageRef, Scratch, StageRef
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,10 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import field
 from urllib.parse import quote, urlencode, urlsplit
 
 from asyncbuild.errors import Exchange, NotAuthorized, RegistryError, RemoteProtocolError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.challenge import Challenge
 from asyncbuild.registry.protocol import failure, is_loopback, read_words, redact
 

@@ -8,10 +8,9 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import replace
 
 from asyncbuild.errors import UsageError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.hosts import HostSettings
 
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import field
 from typing import TypeVar
 
 import trio
 
 from asyncbuild.errors import RateLimited, RegistryError, RemoteProtocolError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.auth import Scopes, TokenAnswer, TokenRequest, read_token
 from asyncbuild.registry.authorize import Authorizer
 from asyncbuild.registry.bodies import Body, BytesBody

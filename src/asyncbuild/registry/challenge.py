@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _SEPARATOR = re.compile(r"[\s,]*")

@@ -11,13 +11,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from typing import Any, Protocol
 
 import trio
 
 from asyncbuild.errors import Exchange, InputError, NotAuthorized, RegistryError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.auth import ANONYMOUS, Credential
 from asyncbuild.registry.protocol import read_words, redact
 

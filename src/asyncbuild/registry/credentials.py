@@ -22,14 +22,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from typing import Any, Protocol
 
 import trio
 
 from asyncbuild.errors import InputError
 from asyncbuild.image.reference import DOCKER_HUB
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.auth import ANONYMOUS, Credential
 from asyncbuild.registry.protocol import DOCKER_HUB_API, printable
 

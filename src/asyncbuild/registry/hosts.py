@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
 from typing import Self
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.protocol import API_ROOT, is_loopback
 
 

@@ -8,13 +8,12 @@ host. One deviation: a push goes to a host only if the file names the capability
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from asyncbuild.errors import InputError
 from asyncbuild.image.reference import DOCKER_HUB
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.protocol import API_ROOT, DOCKER_HUB_API
 

@@ -11,14 +11,13 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any
 
 import trio
 
 from asyncbuild.errors import InputError, StoreError, UsageError
 from asyncbuild.image.reference import DOCKER_HUB
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.auth import Credential
 from asyncbuild.registry.credentials import (
     DOCKER_HUB_KEY,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Self
 
 from asyncbuild.errors import UsageError
 from asyncbuild.image.reference import DOCKER_HUB, InvalidReference, Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 _SCHEME = re.compile(r"(https?)://", re.IGNORECASE)
 _HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
 
 from asyncbuild.errors import InputError, NotAuthorized
 from asyncbuild.image.reference import DOCKER_HUB
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.hosts import HostSettings
 from asyncbuild.registry.hosts_toml import PULL, PUSH, RESOLVE, HostsFile, parse_hosts_toml
 from asyncbuild.registry.mirrors import Mirrors

@@ -14,12 +14,11 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from asyncbuild.errors import UsageError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.protocol import is_loopback, redact
 
 

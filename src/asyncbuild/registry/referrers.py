@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from urllib.parse import quote
 
 from asyncbuild.errors import ImageNotFound, RegistryError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import OCI_INDEX, Index, InvalidManifest, parse_manifest
+from asyncbuild.records import replace
 from asyncbuild.registry.auth import Scope
 from asyncbuild.registry.caller import Call
 from asyncbuild.registry.protocol import MANIFEST_LIMIT, next_page

@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import field, replace
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ import httpx
 import trio
 
 from asyncbuild.errors import AsyncbuildError, RegistryError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.authorities import TrustSettings, trust_of
 from asyncbuild.registry.authorize import Authorizer, Realms
 from asyncbuild.registry.caller import Caller, Host, Patience, WireTokenService

@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import hmac
-from dataclasses import field
 from urllib.parse import urlsplit
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

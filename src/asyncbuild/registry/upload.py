@@ -15,7 +15,6 @@ the digest is known. A session is for one task. When a request fails:
 from __future__ import annotations
 
 import contextlib
-from dataclasses import field, replace
 
 import trio
 
@@ -29,7 +28,7 @@ from asyncbuild.errors import (
     RemoteProtocolError,
 )
 from asyncbuild.image.digest import Digest, InvalidDigest
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.auth import Scope, Scopes
 from asyncbuild.registry.bodies import Body, BytesBody, Part
 from asyncbuild.registry.caller import Call, Caller, Failed

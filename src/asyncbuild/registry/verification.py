@@ -8,7 +8,6 @@ the first good signature ends the search. Only keys count; certificates and logs
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import field
 from typing import Any
 
 import trio
@@ -29,7 +28,7 @@ from asyncbuild.image.signing import (
     read_payload,
     signature_tag,
 )
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.client import RegistryClient
 
 MOST_SIGNATURES = 64

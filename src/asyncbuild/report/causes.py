@@ -9,11 +9,10 @@ without a word from the code that is measured. It costs some us for each step, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
 
 import trio
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.report.trace import Span
 
 SHORTEST = 1e-4

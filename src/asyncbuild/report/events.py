@@ -7,14 +7,13 @@ escape them (`escape`), emitters do not.
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import Enum
 from typing import Protocol
 
 from asyncbuild.errors import SourceLocation
 from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 
 class Outcome(Enum):

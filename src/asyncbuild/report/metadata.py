@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from asyncbuild.errors import InputError, StoreError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.report.events import (
     BuildFailed,
     BuildFinished,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import field
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.report.events import RunOutput, Step, Stream
 from asyncbuild.report.lines import LineJoiner
 

@@ -12,12 +12,11 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncbuild.errors import StoreError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.report.events import (
     Event,
     ImageResolved,

@@ -6,10 +6,9 @@ drawn again and again below them.
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import Enum
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.report.escape import cells, clip, one_line, printable
 from asyncbuild.report.events import (
     BuildFailed,

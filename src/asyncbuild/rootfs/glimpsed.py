@@ -6,12 +6,12 @@ What it tells is likely and not certain, so who uses it compares ``asked`` with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from asyncbuild.layers.beginning import Beginning
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.paths import ancestors
+from asyncbuild.records import replace
 from asyncbuild.rootfs.known import NotKnown, Shallow
 from asyncbuild.rootfs.trees import WHITEOUT, DirectoryTree, Node, Tree
 from asyncbuild.rootfs.view import View

@@ -12,12 +12,11 @@ import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 
 from asyncbuild.errors import IsolationError
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.rootfs import probing
 from asyncbuild.rootfs.interpreter import python
 from asyncbuild.rootfs.ownroot import MARKS, Surroundings

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from asyncbuild.layers.changeset import ChangeSet, Entry, FileSource, Kind
@@ -21,6 +20,7 @@ from asyncbuild.layers.materialise import copy_file, materialise
 from asyncbuild.layers.records import make_device_at
 from asyncbuild.layers.snapshot import entry_of
 from asyncbuild.layers.xattrs import set_xattrs
+from asyncbuild.records import replace
 from asyncbuild.rootfs.reserved import NOTHING, Reserved
 from asyncbuild.rootfs.view import DirectoryTree, View
 

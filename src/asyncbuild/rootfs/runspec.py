@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 
 DEFAULT_HOSTNAME = "buildkitsandbox"
 """BuildKit's: a RUN that writes its host's name into a file gives the same file here."""

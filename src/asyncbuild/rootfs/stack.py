@@ -18,7 +18,6 @@ The time of the root directory alone is not worth a mend: it is never in a layer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +26,7 @@ from asyncbuild.image.digest import DiffId, chain_id
 from asyncbuild.layers.changeset import Entry, Kind
 from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.paths import ancestors, join, parent_of, resolve_links
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, replace
 from asyncbuild.rootfs.mending import Placed, write_mend
 from asyncbuild.rootfs.trees import DirectoryTree, Node
 from asyncbuild.rootfs.view import View

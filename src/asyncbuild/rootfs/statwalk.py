@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -25,7 +24,7 @@ from asyncbuild.layers.changeset import Entry, FileSource, Kind
 from asyncbuild.layers.marks import make_opaque, make_whiteout
 from asyncbuild.layers.snapshot import entry_of, same_bytes
 from asyncbuild.layers.xattrs import read_xattrs
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.rootfs import syscalls
 from asyncbuild.rootfs.plainroot import set_attributes, write_entry
 from asyncbuild.rootfs.reserved import NOTHING, Reserved

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
 from operator import itemgetter
 
 from asyncbuild.errors import InputError
 from asyncbuild.layers.changeset import Entry, FileSource, InlineSource, Kind
 from asyncbuild.layers.paths import clean, glob, parent_of, resolve_links
+from asyncbuild.records import replace
 from asyncbuild.rootfs.known import NotKnown
 from asyncbuild.rootfs.trees import ChangeSetTree, DirectoryTree, Node, Tree
 

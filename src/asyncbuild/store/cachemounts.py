@@ -21,11 +21,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.store.disk import explained
 from asyncbuild.store.journal import Journal
 

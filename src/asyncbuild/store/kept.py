@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import field
 
 from asyncbuild.image.digest import Digest, InvalidDigest
 from asyncbuild.image.reference import InvalidReference, Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.store.store import Store
 
 

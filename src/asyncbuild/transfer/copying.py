@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import field, replace
 
 import trio
 
@@ -21,7 +20,7 @@ from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, Index, Manifest, is_foreign
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.bodies import Body, Reading
 from asyncbuild.registry.client import Fetched, RegistryClient
 from asyncbuild.registry.registries import Registries

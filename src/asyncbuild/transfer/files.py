@@ -18,7 +18,6 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +40,7 @@ from asyncbuild.image.manifest import (
     to_oci,
 )
 from asyncbuild.image.reference import InvalidReference, Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.bodies import CHUNK_BYTES, Body, BytesBody
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.protocol import MANIFEST_LIMIT

@@ -8,7 +8,6 @@ one digest there is one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
 
 import trio
 
@@ -25,7 +24,7 @@ from asyncbuild.image.manifest import (
 )
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field, replace
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.registries import Registries
 from asyncbuild.report.events import Reporter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import field
 from typing import Protocol
 
 import trio
@@ -12,7 +11,7 @@ from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.bodies import Body
 from asyncbuild.registry.client import Fetched, RegistryClient
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-
 import trio
 
 from asyncbuild.errors import InputError
 from asyncbuild.image.digest import Digest
 from asyncbuild.image.manifest import Descriptor, InvalidManifest, parse_manifest
 from asyncbuild.image.reference import Reference
-from asyncbuild.records import dataclass
+from asyncbuild.records import dataclass, field
 from asyncbuild.registry.bodies import Body, FileBody
 from asyncbuild.registry.client import Fetched
 from asyncbuild.registry.registries import Registries
