@@ -82,6 +82,15 @@ def test_a_layer_that_is_compressed_too_well(
         unpacked(blob, shm_path / "out", LIMITS)
 
 
+def test_not_one_small_file_more_than_may_be(shm_path: Path) -> None:
+    """Of many small files those within the limit are written, and not the next."""
+    blob = tar(*(member(f"{number}", data=b"xxxx") for number in range(9)))
+    unpacked(blob, shm_path / "within", LayerLimits(entries=9, size=len(blob)))
+    with pytest.raises(LayerError, match="more than 5 entries"):
+        unpacked(blob, shm_path / "beyond", LayerLimits(entries=5))
+    assert len(list((shm_path / "beyond").iterdir())) == 5
+
+
 def test_an_archive_for_add_is_limited_too(shm_path: Path) -> None:
     """What ADD unpacks comes from anywhere."""
     (shm_path / "bomb.tar.gz").write_bytes(gzip.compress(tar(ZEROS)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -45,6 +46,101 @@ _SAMPLE = tar(
 def test_chunking_is_irrelevant(cut: list[int]) -> None:
     """However the stream is cut, the entries and their bytes are the same."""
     assert read(pieces(_SAMPLE, cut)) == read([_SAMPLE])
+
+
+def read_plainly(blocks: list[bytes]) -> list[tuple[Entry, bytes]]:
+    """The same as `read`, with plain files wherever the reader has any."""
+    reader = TarReader(blocks)
+    found = []
+    while True:
+        for head, name, (mode, uid, gid), (accessed, seconds), data in reader.plain_files():
+            assert accessed == seconds
+            path = f"{head}/{os.fsdecode(name)}" if head else os.fsdecode(name)
+            entry = Entry(path, Kind.FILE, mode, uid, gid, seconds * 10**9, len(data))
+            found.append((entry, bytes(data)))
+        other = next(reader, None)
+        if other is None:
+            return found
+        found.append((other, b"".join(bytes(piece) for piece in reader.pieces())))
+
+
+def prefixed(name: str) -> bytes:
+    """An empty file whose name is in two fields of a ustar header."""
+    return tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT)
+
+
+_MANY = tar(
+    member("a", data=b"1" * 511, mode=0o4755, uid=7, gid=8, mtime=8**11 - 1),
+    member("d/b", data=b"2" * 512, mode=0o600),
+    member("./d//c", data=b"3" * 513),
+    member("/d/\udcff\xfc"),
+    prefixed("p" * 140 + "/" + "n" * 99),
+    directory("d"),
+    member("d/.wh.b"),
+    member("e/..data", data=b"5", mtime=1.25),
+    member("e/."),
+    member("e/v7", b"\0", data=b"6"),
+    member("e/contiguous", b"7", data=b"7"),
+    symlink("e/link", "v7"),
+    hardlink("e/hard", "e/v7"),
+    member("e/own", data=b"8" * 1025, uid=0o10000000, gid=1),
+    member("f", data=b"9"),
+)
+
+
+@pytest.mark.parametrize("sample", [_SAMPLE, _MANY])
+@given(cut=st.lists(st.integers(0, len(_MANY)), max_size=12))
+def test_plain_files_are_what_the_iterator_gives(sample: bytes, cut: list[int]) -> None:
+    """However the stream is cut, and whichever of the entries are plain."""
+    blocks = pieces(sample, [place for place in cut if place <= len(sample)])
+    assert read_plainly(blocks) == read([sample])
+
+
+def test_which_files_are_plain() -> None:
+    """Names with a prefix are, whatever their owners and modes; not whiteouts, other flags, pax headers, nor
+    what is cut off.
+    """
+    reader = TarReader([_MANY])
+    runs = []
+    while True:
+        runs.append([os.fsdecode(name)[:5] for _, name, *_ in reader.plain_files()])
+        if next(reader, None) is None:
+            break
+    assert [run for run in runs if run] == [["a", "b", "c"], ["nnnnn"], ["f"]]
+    assert list(TarReader([_MANY[:700], _MANY[700:]]).plain_files()) == []
+
+
+def _with_checksum(header: bytes) -> bytes:
+    """A header with the right checksum in the usual form."""
+    blank = header[:148] + b" " * 8 + header[156:]
+    return blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]
+
+
+@pytest.mark.parametrize("at", [100, 108, 116, 124, 136, 148])
+@pytest.mark.parametrize(
+    "text", [b"+0000", b" 0000", b"0_000", b"00008", b"0x000", b"\x80\0\0\0\0", b"-1"]
+)
+def test_numbers_are_read_as_the_iterator_reads_them(at: int, text: bytes) -> None:
+    """What Python takes for a number and tar does not is none; a wrong checksum is damage either way."""
+    header = bytearray(member("f"))
+    header[at : at + len(text)] = text
+    block = bytes(header) if at == 148 else _with_checksum(bytes(header))
+    results: list[object] = []
+    for reading in (read, read_plainly):
+        try:
+            results.append(reading([block + bytes(1024)]))
+        except LayerError as error:
+            results.append(error.message)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["../f", "d/../../f", "/..", ".", "..", "d/..", "d/.", "n" * 100 + "/"]
+)
+def test_names_that_leave_the_root_are_no_plain_files(name: str) -> None:
+    """What is wrong with them the iterator of entries says."""
+    reader = TarReader([tar(member(name, data=b"x"))])
+    assert list(reader.plain_files()) == []
 
 
 def test_byte_by_byte() -> None:

@@ -311,6 +311,45 @@ def test_what_cannot_be_is_an_error_of_the_layer(members: list[bytes], shm_path:
 # --- hardlinks --------------------------------------------------------------------------------------
 
 
+def test_a_link_that_led_here_is_replaced(shm_path: Path) -> None:
+    """Files in one directory by way of a link in it: when a file replaces the link, that way is gone."""
+    members = (directory("a"), symlink("a/l", "."), member("a/l/f"), member("a/l/l", data=b"x"))
+    done(shm_path / "one", *members)
+    assert (shm_path / "one/a/l").read_bytes() == b"x"
+    with pytest.raises(LayerError, match="no directory"):
+        done(shm_path / "two", *members, member("a/l/g"))
+
+
+def test_many_files_of_few_kinds(shm_path: Path) -> None:
+    """Each gets its own mode, owner and time though its neighbours have others, as GNU tar does it."""
+    wanted = [
+        (0o100 * number % 0o10000 | number % 8, number % 3, number % 5, number // 7)
+        for number in range(200)
+    ]
+    members = [
+        member(
+            f"{number % 4}/{number}", data=b"x" * number, mode=mode, uid=uid, gid=gid, mtime=mtime
+        )
+        for number, (mode, uid, gid, mtime) in enumerate(wanted)
+    ]
+    ours = done(shm_path / "ours", *members)
+    assert (ours.entries, ours.size) == (200, sum(range(200)))
+    theirs = shm_path / "theirs"
+    theirs.mkdir()
+    command = [
+        "tar",
+        "--same-owner",
+        "--same-permissions",
+        "--numeric-owner",
+        "-C",
+        str(theirs),
+        "-x",
+    ]
+    subprocess.run(command, input=tar(*members), check=True)
+    files = {path: fact for path, fact in facts(theirs).items() if "/" in path}
+    assert {path: fact for path, fact in facts(shm_path / "ours").items() if "/" in path} == files
+
+
 def test_hardlinks_stay_inside(shm_path: Path) -> None:
     """S15: a target is a name from the root, however it is written."""
     root = shm_path / "out"

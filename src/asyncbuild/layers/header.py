@@ -249,12 +249,19 @@ def decode_fields(buffer: bytes, start: int) -> Fields:
         mode, uid, gid, size, mtime, checksum = map(decode_number, _FIELDS(buffer, start + 100))
     if not _checksum_holds(buffer, start, checksum):
         raise LayerError("not a tar archive, or damaged: a header's checksum is wrong")
-    if buffer[start + 345] and buffer[start + 257 : start + 263] == b"ustar\0":
-        # star keeps times behind a shorter prefix, and says so in the last four bytes.
-        width = 131 if buffer[start + 508 : start + BLOCK] == b"tar\0" else 155
-        name = text_field(buffer, start + 345, width) + b"/" + name
+    if buffer[start + 345]:
+        name = with_prefix(buffer, start, name)
     flag = buffer[start + 156 : start + 157]
     return Fields(name, flag, mode & 0o7777, uid, gid, size, mtime)
+
+
+def with_prefix(buffer: bytes, start: int, name: bytes) -> bytes:
+    """``name`` behind its prefix, if what the header at ``start`` has in that place is one."""
+    if buffer[start + 257 : start + 263] != b"ustar\0":
+        return name
+    # star keeps times behind a shorter prefix, and says so in the last four bytes.
+    width = 131 if buffer[start + 508 : start + BLOCK] == b"tar\0" else 155
+    return text_field(buffer, start + 345, width) + b"/" + name
 
 
 def text_field(buffer: bytes, start: int, width: int) -> bytes:

@@ -37,13 +37,20 @@ from asyncbuild.layers.header import (
     text_field,
     xattr_name,
 )
+from asyncbuild.layers.plainheaders import Owner, PlainHeaders, Times
 
 _ZEROS: Final = bytes(BLOCK)
 _NO_ID: Final = (1 << 32) - 1  # chown(2) takes this for "leave it"
 _MAX_NAME: Final = 255 + len(".wh.")  # the longest name that can be hidden
 _DOTS: Final = ("", ".", "..")
+_NO_NAMES: Final = (b"", b".", b"..")
 _LINKS: Final = (Kind.HARDLINK, Kind.SYMLINK)
 _DEVICES: Final = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
+
+PlainFile = tuple[str, bytes, Owner, Times, memoryview]
+"""A file: the path of its directory (one object for all that follow each other there), its name in that,
+owner and mode, its time, its content.
+"""
 
 
 def clean_name(name: str) -> str:
@@ -70,6 +77,8 @@ class TarReader:
         self._raw_head: str | None = None
         self._clean_head = ""
         self._path = ""
+        self._header = (b"", 0)
+        self._plain = PlainHeaders()
         self.segments: tuple[tuple[int, int], ...] | None = None
         """(offset, length) of the data of a sparse file; its holes are not in `pieces`."""
 
@@ -84,6 +93,40 @@ class TarReader:
         if fields.flag not in KINDS:
             return self._extended(fields)
         return self._entry(fields, fields.name, None, ())
+
+    def plain_files(self) -> Iterator[PlainFile]:
+        """The next entries, as long as they are files of which one header tells all, with names that are no
+        whiteout's, and whose content is at hand. What comes then, right or wrong, the iterator of entries
+        tells.
+
+        In one loop, with no `Entry`: to make one takes longer than all of this.
+        """
+        if self._left or self._padding:
+            self._skip()
+        if self._start == len(self._buffer) and (block := next(self._blocks, None)) is not None:
+            self._set(block)
+        buffer, view, end, decode = self._buffer, self._view, len(self._buffer), self._plain.decode
+        raw_head, head, base = None, "", b""
+        while (start := self._start) + BLOCK <= end:
+            fields = decode(buffer, view, start)
+            if fields is None:
+                break
+            name, owner, times, size = fields
+            begin = start + BLOCK
+            after = begin + size + (-size & BLOCK - 1)
+            above, _, last = name.rpartition(b"/")
+            if after > end or last in _NO_NAMES or b".wh." in name:
+                break
+            if above != raw_head:
+                try:
+                    head = self._clean_of(above.decode("utf-8", "surrogateescape"))[:-1]
+                except LayerError:
+                    break
+                raw_head = above
+            self._start, base = after, last
+            yield head, base, owner, times, view[begin : begin + size]
+        if base:
+            self._path = f"{head}/{base.decode('utf-8', 'surrogateescape')}".lstrip("/")
 
     # --- content ------------------------------------------------------------------------------------
 
@@ -112,23 +155,24 @@ class TarReader:
 
     def _next_fields(self) -> Fields:
         """The next header that is not blank; StopIteration at the end of the archive."""
-        start = self._start
-        if start + BLOCK > len(self._buffer):
-            if not self._have(BLOCK):
-                if self._start < len(self._buffer):
-                    raise LayerError("the tar ends in the middle of a header")
+        buffer, start = self._buffer, self._start
+        if start + BLOCK <= len(buffer):
+            self._start = start + BLOCK
+        else:
+            buffer, start = self._gather(BLOCK), 0
+            if not buffer:
                 raise StopIteration
-            start = self._start
-        if not self._buffer[start] and self._buffer[start : start + BLOCK] == _ZEROS:
-            self._start += BLOCK
-            if self._have(BLOCK) and self._take(BLOCK) != _ZEROS:
+            if len(buffer) < BLOCK:
+                raise LayerError("the tar ends in the middle of a header")
+        if not buffer[start] and buffer[start : start + BLOCK] == _ZEROS:
+            second = self._gather(BLOCK)
+            if len(second) == BLOCK and second != _ZEROS:
                 raise LayerError("a zero block stands alone in the middle of the tar")
             self._blocks = iter(())
             self._set(b"")
             raise StopIteration
-        fields = decode_fields(self._buffer, start)
-        self._start = start + BLOCK
-        return fields
+        self._header = buffer, start
+        return decode_fields(buffer, start)
 
     def _extended(self, fields: Fields) -> Entry:
         """The entry behind extension headers, of which ``fields`` is the first."""
@@ -179,13 +223,13 @@ class TarReader:
                 kind = Kind.DIRECTORY
         path = self._path = self._clean(text)
         target, device = "", (0, 0)
-        header_at = self._start - BLOCK
         if kind in _LINKS:
             if link is None:
-                link = text_field(self._buffer, header_at + 157, 100)
+                buffer, start = self._header
+                link = text_field(buffer, start + 157, 100)
             target = self._link(kind, link)
         elif kind in _DEVICES:
-            device = decode_device(self._buffer, header_at)
+            device = decode_device(*self._header)
         _, _, mode, uid, gid, size, mtime = fields
         time = bounded_time(mtime * NANOSECONDS)
         xattrs: tuple[tuple[str, bytes], ...] = ()
@@ -208,12 +252,16 @@ class TarReader:
             raise LayerError(f"the name {text[:64]!r}… is too long or has a NUL in it")
         if base in _DOTS:
             return clean_name(text)
+        return self._clean_of(head) + base
+
+    def _clean_of(self, head: str) -> str:
+        """What is before a name, clean, with its slash; the last one is remembered."""
         if head != self._raw_head:
             clean = clean_name(head)
             if len(clean.encode("utf-8", "surrogateescape")) > MAX_PATH:
                 raise LayerError(f"a name in the tar has more than {MAX_PATH} bytes")
             self._raw_head, self._clean_head = head, f"{clean}/" if clean else ""
-        return self._clean_head + base
+        return self._clean_head
 
     def _link(self, kind: Kind, link: bytes) -> str:
         if not link or len(link) > MAX_PATH or b"\0" in link:
@@ -250,7 +298,8 @@ class TarReader:
         """Prepare a sparse file, or none: its path and its size with holes."""
         stored = self._left
         if fields.flag == b"S":
-            size = decode_number(self._buffer[self._start - 29 : self._start - 17])
+            buffer, start = self._header
+            size = decode_number(buffer[start + 483 : start + 495])
             segments = self._old_gnu_map()
         else:
             layout = sparse.from_records(records)
@@ -267,9 +316,9 @@ class TarReader:
         return path, size
 
     def _old_gnu_map(self) -> list[tuple[int, int]]:
-        at = self._start - BLOCK
-        segments = sparse.old_gnu_segments(self._buffer[at + 386 : at + 482])
-        more = self._buffer[at + 482]
+        buffer, start = self._header
+        segments = sparse.old_gnu_segments(buffer[start + 386 : start + 482])
+        more = buffer[start + 482]
         while more:
             block = self._take(BLOCK)
             segments += sparse.old_gnu_segments(block[:504])
@@ -296,30 +345,28 @@ class TarReader:
         if end <= len(self._buffer):
             self._start = end
         else:
-            self._take(self._padding)
+            self._take(self._padding)  # at most the rest of a block
         self._padding = 0
 
     def _take(self, count: int) -> bytes:
-        if not self._have(count):
+        data = self._gather(count)
+        if len(data) < count:
             raise LayerError(f"the tar ends too early, after {self._path!r}")
-        data = self._buffer[self._start : self._start + count]
-        self._start += count
         return data
 
-    def _have(self, count: int) -> bool:
-        """Whether ``count`` bytes are, or could be brought, into the buffer."""
-        if self._start + count <= len(self._buffer):
-            return True
-        parts = [self._buffer[self._start :]]
-        size = len(parts[0])
-        while size < count:
-            block = next(self._blocks, None)
-            if block is None:
-                break
-            parts.append(block)
-            size += len(block)
-        self._set(b"".join(parts))
-        return size >= count
+    def _gather(self, count: int) -> bytes:
+        """The next ``count`` bytes, fewer at the end of the stream; what comes behind is not copied."""
+        start = self._start
+        data = self._buffer[start : start + count]
+        self._start = start + len(data)
+        parts = [data]
+        missing = count - len(data)
+        while missing and (block := next(self._blocks, None)) is not None:
+            self._set(block)
+            parts.append(block[:missing])
+            self._start = len(parts[-1])
+            missing -= self._start
+        return b"".join(parts)
 
     def _refill(self) -> None:
         block = next(self._blocks, None)

@@ -12,6 +12,8 @@ import os
 import struct
 from typing import Final
 
+from asyncbuild.records import dataclass
+
 _SYS_OPENAT2: Final = 437  # the same on every architecture
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -21,6 +23,19 @@ _HOW: Final = struct.pack(
     "QQQ", _DIRECTORY, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
 )
 _UNAVAILABLE: Final = (errno.ENOSYS, errno.EPERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """An open directory, and its path when every symlink on the way is resolved."""
+
+    descriptor: int
+    path: str
+
+    def below(self, name: str) -> str:
+        """The path of a name in it."""
+        return f"{self.path}/{name}" if self.path else name
+
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -51,6 +66,18 @@ def open_directory(root: int, path: str, *, by_kernel: bool = True) -> int:
         if number not in _UNAVAILABLE:
             raise OSError(number, os.strerror(number), path)
     return _step_by_step(root, path)
+
+
+def link_text(root: int, path: str) -> str | None:
+    """Where the symlink ``path`` below the open directory ``root`` leads; None if it is none."""
+    try:
+        return os.readlink(path, dir_fd=root)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 def _step_by_step(root: int, path: str) -> int:

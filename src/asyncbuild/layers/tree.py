@@ -32,11 +32,11 @@ from asyncbuild.layers.records import (
     record_in,
     records,
 )
-from asyncbuild.layers.rooted import open_directory
+from asyncbuild.layers.rooted import Directory, link_text, open_directory
 from asyncbuild.layers.xattrs import set_xattrs
-from asyncbuild.records import dataclass
 
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a new file is opened."""
 _OPEN_DIRECTORIES: Final = 200
 _MAX_LINKS: Final = 255  # as containerd (continuity/fs RootPath)
 _WHITEOUT: Final = os.makedev(0, 0)
@@ -46,17 +46,6 @@ _SPECIAL: Final = {
     Kind.BLOCK_DEVICE: stat.S_IFBLK,
 }
 _NO_WAY: Final = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
-
-
-@dataclass(frozen=True, slots=True)
-class _Directory:
-    """An open directory, and its path when every symlink on the way is resolved."""
-
-    descriptor: int
-    path: str
-
-    def below(self, name: str) -> str:
-        return f"{self.path}/{name}" if self.path else name
 
 
 class LayerTree:
@@ -69,7 +58,7 @@ class LayerTree:
     def __init__(self, destination: str, *, by_kernel: bool = True) -> None:
         self._by_kernel = by_kernel
         self._root = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._open: dict[str, _Directory] = {}
+        self._open: dict[str, Directory] = {}
         self._directories: dict[str, Entry | None] = {"": None}
         self._fresh: set[str] = set()
         self._outside: dict[str, Entry] = {}
@@ -100,10 +89,10 @@ class LayerTree:
             raise LayerError("the root itself cannot be a file")
         mode = entry.mode & 0o777
         try:
-            descriptor = os.open(name, _CREATE, mode, dir_fd=directory.descriptor)
+            descriptor = os.open(name, CREATE, mode, dir_fd=directory.descriptor)
         except FileExistsError:
             self._remove(directory, name)
-            descriptor = os.open(name, _CREATE, mode, dir_fd=directory.descriptor)
+            descriptor = os.open(name, CREATE, mode, dir_fd=directory.descriptor)
         if self._outside:
             self._outside.pop(directory.below(name), None)
         self._entries += 1
@@ -118,13 +107,41 @@ class LayerTree:
         mode = mode_on_disk(entry)
         if records():
             record(descriptor, entry)
-        elif (entry.uid, entry.gid) != self._owner:
+        elif self.is_others(entry.uid, entry.gid):
             os.fchown(descriptor, entry.uid, entry.gid)
-        if mode > 0o777 or mode & self._masked:
+        if self.is_cut(mode):
             os.fchmod(descriptor, mode)
         if entry.xattrs:
             set_xattrs(descriptor, entry.xattrs)
         os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def is_others(self, uid: int, gid: int) -> bool:
+        """Whether a new file has another owner than this."""
+        return (uid, gid) != self._owner
+
+    def is_cut(self, mode: int) -> bool:
+        """Whether a new file of this mode has a part of it only."""
+        return mode > 0o777 or mode & self._masked != 0
+
+    @property
+    def has_links_outside(self) -> bool:
+        """Whether names are noted that only `create` and `add` can take back."""
+        return bool(self._outside)
+
+    def directory(self, path: str) -> int:
+        """A descriptor for the directory ``path``, made if it is missing; good until the next call of a
+        method.
+        """
+        return self._directory(path).descriptor
+
+    def make_room(self, head: str, name: str) -> None:
+        """Remove what stands at ``name`` in the directory ``head``."""
+        self._remove(self._directory(head), name)
+
+    def count(self, entries: int, size: int) -> None:
+        """Files of ``size`` bytes were made in directories of this tree by another than `create`."""
+        self._entries += entries
+        self._size += size
 
     # --- everything else ----------------------------------------------------------------------------
 
@@ -157,7 +174,7 @@ class LayerTree:
         head, _, name = entry.path.rpartition("/")
         dress(self._directory(head).descriptor, name, entry)
 
-    def _make(self, directory: _Directory, name: str, entry: Entry) -> None:
+    def _make(self, directory: Directory, name: str, entry: Entry) -> None:
         here = directory.descriptor
         if entry.kind is Kind.SYMLINK:
             os.symlink(entry.link, name, dir_fd=here)
@@ -179,7 +196,7 @@ class LayerTree:
         times = (entry.mtime_ns, entry.mtime_ns)
         os.utime(name, ns=times, dir_fd=here, follow_symlinks=False)
 
-    def _make_directory(self, directory: _Directory, name: str, entry: Entry | None) -> None:
+    def _make_directory(self, directory: Directory, name: str, entry: Entry | None) -> None:
         path = directory.below(name)
         opaque = self._outside.pop(path, None) is not None
         try:
@@ -195,7 +212,7 @@ class LayerTree:
         if opaque:
             self._hide_below(path)
 
-    def _make_hardlink(self, directory: _Directory, name: str, entry: Entry) -> None:
+    def _make_hardlink(self, directory: Directory, name: str, entry: Entry) -> None:
         path = directory.below(name)
         target = self._link_target(entry)
         if target is None:
@@ -210,7 +227,7 @@ class LayerTree:
         finally:
             os.close(where.descriptor)
 
-    def _link(self, where: _Directory, base: str, directory: _Directory, name: str) -> None:
+    def _link(self, where: Directory, base: str, directory: Directory, name: str) -> None:
         here = directory.descriptor
         source = os.stat(base, dir_fd=where.descriptor, follow_symlinks=False)
         try:
@@ -223,14 +240,14 @@ class LayerTree:
             os.link(base, name, src_dir_fd=where.descriptor, dst_dir_fd=here, follow_symlinks=False)
         self._outside.pop(directory.below(name), None)
 
-    def _link_target(self, entry: Entry) -> tuple[_Directory, str] | None:
+    def _link_target(self, entry: Entry) -> tuple[Directory, str] | None:
         """Where the target of a hardlink stands in this layer (the caller closes it); None if not."""
         head, _, base = entry.link.rpartition("/")
         if not base:
             raise LayerError(f"{entry.path!r} is a hardlink to the root")
         try:
             path = self._resolve(head, make=False)
-            where = _Directory(open_directory(self._root, path, by_kernel=self._by_kernel), path)
+            where = Directory(open_directory(self._root, path, by_kernel=self._by_kernel), path)
         except OSError as error:
             if error.errno in _NO_WAY:
                 return None
@@ -279,7 +296,7 @@ class LayerTree:
 
     # --- directories --------------------------------------------------------------------------------
 
-    def _directory(self, path: str) -> _Directory:
+    def _directory(self, path: str) -> Directory:
         """The directory that ``path`` names, kept open; made with its parents if it is missing."""
         known = self._open.get(path)
         if known is not None:
@@ -287,12 +304,12 @@ class LayerTree:
         if len(self._open) >= _OPEN_DIRECTORIES:
             self._forget_open()
         try:
-            found = _Directory(open_directory(self._root, path, by_kernel=self._by_kernel), path)
+            found = Directory(open_directory(self._root, path, by_kernel=self._by_kernel), path)
         except OSError as error:
             if error.errno not in _NO_WAY:
                 raise
             real = self._resolve(path, make=True)
-            found = _Directory(open_directory(self._root, real, by_kernel=self._by_kernel), real)
+            found = Directory(open_directory(self._root, real, by_kernel=self._by_kernel), real)
         self._open[path] = found
         return found
 
@@ -314,7 +331,7 @@ class LayerTree:
                 continue
             here = "/".join([*done, name])
             if here not in self._directories:
-                target = self._link_text(here)
+                target = link_text(self._root, here)
                 if target is not None:
                     links += 1
                     if links > _MAX_LINKS:
@@ -326,16 +343,6 @@ class LayerTree:
                 self._step(here, make=make)
             done.append(name)
         return "/".join(done)
-
-    def _link_text(self, path: str) -> str | None:
-        try:
-            return os.readlink(path, dir_fd=self._root)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                return None
-            raise
 
     def _step(self, path: str, *, make: bool) -> None:
         """Make sure that ``path``, whose parent is a directory and which is no link, is one."""
@@ -349,13 +356,13 @@ class LayerTree:
         if not make:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         head, _, name = path.rpartition("/")
-        above = _Directory(open_directory(self._root, head, by_kernel=self._by_kernel), head)
+        above = Directory(open_directory(self._root, head, by_kernel=self._by_kernel), head)
         try:
             self._make_directory(above, name, None)
         finally:
             os.close(above.descriptor)
 
-    def _remove(self, directory: _Directory, name: str, *, missing_ok: bool = False) -> None:
+    def _remove(self, directory: Directory, name: str, *, missing_ok: bool = False) -> None:
         """Remove what stands at ``name``, a directory with all that is in it."""
         path = directory.below(name)
         if path not in self._directories:
@@ -390,7 +397,7 @@ class LayerTree:
         del self._directories[path]
         self._fresh.discard(path)
 
-    def _forget_open(self, but: _Directory | None = None) -> None:
+    def _forget_open(self, but: Directory | None = None) -> None:
         for directory in self._open.values():
             if directory is not but:
                 os.close(directory.descriptor)

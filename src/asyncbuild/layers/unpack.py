@@ -22,6 +22,7 @@ from asyncbuild.layers.facts import UnpackedFacts
 from asyncbuild.layers.limits import LIMITS, LayerLimits
 from asyncbuild.layers.members import OPAQUE_MARKER, WHITEOUT_PREFIX
 from asyncbuild.layers.pack import BlobFile
+from asyncbuild.layers.plainfiles import write_plain_files
 from asyncbuild.layers.reader import TarReader
 from asyncbuild.layers.tree import LayerTree
 from asyncbuild.records import dataclass
@@ -180,13 +181,17 @@ def _unpack_tar(job: UnpackJob, blocks: Iterator[bytes]) -> UnpackedFacts:
 def write_entries(
     reader: TarReader, tree: LayerTree, *, markers: bool = True, limits: LayerLimits = LIMITS
 ) -> None:
-    """Write every entry; files, nine of ten, on the shortest way.
+    """Write every entry.
 
     Without ``markers`` a name that is a whiteout in a layer is a name like any other, and the entry of a
     hard link says of the file what any entry does, as Docker's archive package has it.
     """
     entries = size = 0
-    for entry in reader:
+    while True:
+        entries, size = write_plain_files(reader, tree, limits, entries, size)
+        entry = next(reader, None)
+        if entry is None:
+            return
         entries, size = entries + 1, size + entry.size
         limits.check_files(entries, size)
         if markers and ".wh." in entry.path and _marker(entry, tree):
