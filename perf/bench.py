@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import os
 import platform
 import shutil
@@ -179,7 +180,8 @@ def _cached(case: Case, stand: Stand, build: Build, output: Path) -> Path:
         build.state.mkdir()
         return kept
 
-    key = fingerprint(case.tool.identity(), build.registry)
+    # How the tool is started is in its class.
+    key = fingerprint(case.tool.identity(), inspect.getsource(type(case.tool)), build.registry)
     return prepared(f"{case.job.name}-{case.tool.name}", key, made)
 
 

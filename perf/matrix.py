@@ -45,7 +45,7 @@ class Matrix:
         """All turns of a part, as far as time permits."""
         print(f"perf: {part.title}: {len(part.turns)}", file=sys.stderr, flush=True)
         if part.together and self.stand.apart:
-            for turn in part.turns:
+            for turn in filter(self._has_time_for, part.turns):
                 prepare(self.case_of(turn), self.stand)
             self._take_together(part.turns)
             return

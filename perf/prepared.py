@@ -18,9 +18,9 @@ _HERE = Path(__file__).resolve().parent
 
 
 def fingerprint(*words: str) -> str:
-    """Of what every prepared state depends on, and of ``words``."""
+    """Of the jobs and the bases, and of ``words``."""
     summed = hashlib.sha256("\0".join(words).encode())
-    for path in (_HERE / "jobs.py", _HERE / "tools.py", cache_directory() / "bases.json"):
+    for path in (_HERE / "jobs.py", cache_directory() / "bases.json"):
         summed.update(path.read_bytes())
     return summed.hexdigest()[:16]
 
