@@ -7,6 +7,7 @@ import random
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import trio.testing
 
 from asyncbuild.errors import RegistryUnavailable, UsageError
 from asyncbuild.image.manifest import Descriptor
+from asyncbuild.registry import headstart
 from asyncbuild.registry.authorities import TrustSettings
 from asyncbuild.registry.client import Fetched, RegistryClient
 from asyncbuild.registry.headstart import Ask, HeadStart, Place
@@ -31,6 +33,7 @@ from asyncbuild.registry.tls import Trust
 from asyncbuild.registry.transport import Timeouts
 from asyncbuild.registry.upload import UploadSession
 from asyncbuild.registry.wire import ExchangeRecord, NoAnswer
+from asyncbuild.testing.exchanges import Answered, Asked, LoggedRequest
 from asyncbuild.testing.faults import Drop, DropUpload, Hang, Lengthen, Respond, Rule, WrongLength
 from asyncbuild.testing.registry import RegistryDouble
 from asyncbuild.testing.registry_server import serving
@@ -317,27 +320,77 @@ def test_connections_ahead(far: float, count: int) -> None:
     over_sockets(double, use, host=HostSettings(plain=True), timeouts=Timeouts(far=far))
 
 
-def test_an_early_answer_tells_nothing_of_the_distance() -> None:
-    """What a head start was told is here at once, however far the registry is."""
-    double = RegistryDouble()
+class SlowDouble(RegistryDouble):
+    """Answers only after ``seconds``."""
+
+    seconds = 0.0
+
+    async def handle(self, asked: Asked, entry: LoggedRequest) -> Answered:
+        """Wait, then answer."""
+        await trio.sleep(self.seconds)
+        return await super().handle(asked, entry)
+
+
+def early_manifest(start: HeadStart, name: str) -> None:
+    """Ask for a manifest as the program will."""
+    path = "/v2/a/manifests/latest"
+    said = (("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"))
+    headers = (*said, ("Accept", MANIFEST_ACCEPT))
+    place = Place("127.0.0.1", int(name.rpartition(":")[2]))
+    start.ask(place, Ask(f"http://{name}{path}", path, name, headers), lambda *_: None)
+
+
+@pytest.mark.parametrize(("seconds", "near_seconds", "near"), [(0.0, 1e9, True), (0.1, 0.1, False)])
+def test_an_early_answer_tells_how_far_its_registry_is(
+    seconds: float, near_seconds: float, *, near: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time that it took; that it is here when the program asks says nothing."""
+    monkeypatch.setattr("asyncbuild.registry.client._NEAR_SECONDS", near_seconds)
+    double = SlowDouble()
+    double.seconds = seconds
     double.add_image("a", "latest")
 
     async def main() -> None:
         async with serving(double) as name:
             start = HeadStart()
-            path = "/v2/a/manifests/latest"
-            said = (("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"))
-            headers = (*said, ("Accept", MANIFEST_ACCEPT))
-            place = Place("127.0.0.1", int(name.rpartition(":")[2]))
-            start.ask(place, Ask(f"http://{name}{path}", path, name, headers), lambda *_: None)
+            early_manifest(start, name)
             hosts = {name: HostSettings(plain=True)}
             async with Registries(RegistrySettings(hosts=hosts, head_start=start)) as registries:
                 client = registries.client(name)
                 await client.get_manifest("a", "latest")
-                assert not client.is_near("a")
+                assert client.is_near("a") == near
 
     trio.run(main)
     assert len(double.log) == 1
+
+
+def test_connections_of_a_head_start_are_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are being made count among the connections ahead."""
+    double = RegistryDouble()
+    double.add_image("a", "latest")
+    gate, connect = threading.Event(), headstart._connected
+
+    def connected(place: Place) -> socket.socket:
+        gate.wait(60)
+        return connect(place)
+
+    monkeypatch.setattr(headstart, "_connected", connected)
+
+    async def main() -> None:
+        async with serving(double) as name:
+            start = HeadStart()
+            for _ in range(3):
+                start.dial(Place("127.0.0.1", int(name.rpartition(":")[2])))
+            settings = RegistrySettings(
+                hosts={name: HostSettings(plain=True)}, head_start=start, timeouts=Timeouts(far=0.0)
+            )
+            async with Registries(settings) as registries:
+                await registries.dial_ahead(name, "a", 5)
+                assert registries.statistics().connections == 2
+                gate.set()
+                await registries.client(name).get_manifest("a", "latest")
+
+    trio.run(main)
 
 
 def test_dial_never_fails() -> None:

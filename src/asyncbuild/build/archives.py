@@ -25,6 +25,8 @@ async def unpack_archives(
 
     `InputError` for an archive that is damaged or hostile.
     """
+    if not any(isinstance(source, CopySource) and source.unpack for source in sources):
+        return sources
     archives = await trio.to_thread.run_sync(_archives, sources)
     flights = {
         place: job.ledger.spawn(job.nursery, f"unpack {source.name}", _unpack, job, source)

@@ -33,6 +33,7 @@ from asyncbuild.image.digest import DiffId, Digest
 from asyncbuild.image.manifest import Descriptor, Manifest
 from asyncbuild.image.platform import Platform
 from asyncbuild.image.reference import Reference
+from asyncbuild.layers.unpack import Unpacked
 from asyncbuild.report.events import (
     Direction,
     LayerUnpacked,
@@ -308,9 +309,10 @@ class Supply:
     async def _unpack(
         self, descriptor: Descriptor, diff_id: DiffId, origin: Reference | None
     ) -> UnpackedLayer:
-        present = await trio.to_thread.run_sync(self._store.layer, diff_id)
-        if present is not None:
-            return present
+        if descriptor.digest not in self._absent:
+            present = await trio.to_thread.run_sync(self._store.layer, diff_id)
+            if present is not None:
+                return present
         layer = await self._twice(descriptor, self._unpack_blob, descriptor, diff_id, origin)
         if self._keep_blobs:
             spool = await self.blob(descriptor, origin).wait()
@@ -328,12 +330,10 @@ class Supply:
                 result = await self._job.workers.unpack(
                     descriptor, diff_id, work / "fs", spool.whole_or_tail()
                 )
-            layer = await trio.to_thread.run_sync(
-                self._store.commit_layer, work, diff_id, result.facts
-            )
-            await trio.to_thread.run_sync(self._store.remember_diff_id, descriptor.digest, diff_id)
-        finally:
+            layer = await trio.to_thread.run_sync(self._commit, work, descriptor, result)
+        except BaseException:
             await _remove(work)
+            raise
         self._job.reporter.emit(
             LayerUnpacked(
                 diff_id, result.facts.entries, result.facts.size, trio.current_time() - started
@@ -403,6 +403,12 @@ class Supply:
             return
         self.layers_pulled += 1
         emit(TransferFinished(transfer, spool.size, trio.current_time() - started))
+
+    def _commit(self, work: Path, descriptor: Descriptor, result: Unpacked) -> UnpackedLayer:
+        """Let a layer appear that was unpacked in ``work``."""
+        layer = self._store.commit_layer(work, result.diff_id, result.facts)
+        self._store.remember_diff_id(descriptor.digest, result.diff_id)
+        return layer
 
     def _keep(self, spool: GrowingFile, descriptor: Descriptor) -> None:
         kept = self._store.blob_path(descriptor.digest)

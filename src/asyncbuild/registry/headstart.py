@@ -12,6 +12,7 @@ says what is wrong. No login is sent; a 401 is an answer like others.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import socket
 import threading
@@ -71,6 +72,8 @@ class Early:
         self._connected = connected
         self._done = threading.Event()
         self._reply: Reply | None = None
+        self.seconds = math.inf
+        """How long the reply took."""
 
     def wait(self) -> Reply | None:
         """The reply. Blocks: for a short time if there is no connection yet, else as long as answers may
@@ -81,9 +84,10 @@ class Early:
         self._done.wait(ANSWER_SECONDS)
         return self._reply
 
-    def settle(self, reply: Reply | None) -> None:
-        """The reply has come, or none will."""
+    def settle(self, reply: Reply | None, seconds: float = math.inf) -> None:
+        """The reply has come, after so many seconds, or none will."""
         self._reply = reply
+        self.seconds = seconds
         self._done.set()
 
 
@@ -152,6 +156,12 @@ class HeadStart:
                     self._asked.remove(early)
                     return early
         return None
+
+    def coming(self, host: str, port: int) -> int:
+        """How many connections are being made that `connection` will give."""
+        with self._lock:
+            lines = [line for line in self._lines if line.place[:2] == (host, port)]
+            return sum(not line.busy and not line.connected.is_set() for line in lines)
 
     def connection(self, host: str, port: int) -> socket.socket | None:
         """A connection that was made early and is free, once: blocking, an `ssl.SSLSocket` for TLS."""
@@ -226,7 +236,8 @@ class HeadStart:
         try:
             sock.sendall(_request(early.ask))
             reply = _receive(sock)
-            if time.monotonic() - began < FAR_SECONDS:
+            seconds = time.monotonic() - began
+            if seconds < FAR_SECONDS:
                 self._near.set()
             self._note(f"GET {early.ask.url}", began)
             after = follow(early.ask, reply)
@@ -235,7 +246,7 @@ class HeadStart:
             raise
         with self._lock:
             following = None if after is None else self._promise(after, line)
-        early.settle(reply)
+        early.settle(reply, seconds)
         return following
 
     def _settle(self, line: _Line) -> None:

@@ -31,7 +31,9 @@ MAX_CONNECTIONS = 80
 downloads (`build.supply`), and some for the mounts and uploads beside these.
 """
 EARLY = "asyncbuild.early"
-"""The extension of answers to what a head start has sent: they tell nothing of how far a host is."""
+"""The extension of answers to what a head start has sent: how many seconds they took. When they are asked
+for they may be here.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +152,16 @@ class SocketLink:
     async def dial_ahead(self, count: int) -> None:
         """Have ``count`` connections in all, those that are being made too; one that fails is no error."""
         base = await self.base_url()
-        backend, _ = self._backend(base)
+        backend, (host, port, _) = self._backend(base)
+        early = self._network.head_start
+        coming = 0 if early is None else early.coming(host, port)
 
         async def dial() -> None:
             with contextlib.suppress(httpcore.NetworkError, httpcore.TimeoutException):
                 await self._dial_url(base)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(count - backend.begun):
+            for _ in range(count - backend.begun - coming):
                 nursery.start_soon(dial)
 
     async def _dial_url(self, url: str) -> None:
@@ -271,7 +275,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
         if reply is None:
             return None
         body = httpx.ByteStream(reply.body)
-        early = {EARLY: True}
+        early = {EARLY: asked.seconds}
         return httpx.Response(
             reply.status, headers=list(reply.headers), stream=body, extensions=early
         )

@@ -178,9 +178,11 @@ class Wire:
         finally:
             upload.close()
         first_byte = trio.current_time()
-        if EARLY not in response.extensions:
-            self.quickest = min(self.quickest, first_byte - started)
+        seconds = response.extensions.get(EARLY)
+        if seconds is None:
+            seconds = first_byte - started
             self.answered.set()
+        self.quickest = min(self.quickest, seconds)
 
         def finish(received: int, error: str) -> None:
             status = response.status_code
