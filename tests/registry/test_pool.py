@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from asyncbuild.registry.authorities import TrustSettings
-from asyncbuild.registry.network import PLACEHOLDER, SocketBackend
+from asyncbuild.registry.http11 import Connection, Origin, Request
+from asyncbuild.registry.network import SocketBackend
 from asyncbuild.registry.pool import ConnectionPool
 from asyncbuild.registry.tls import Trust
 
@@ -27,10 +28,13 @@ class Server:
         self.goodbye = False
         self.connections = 0
         self.waiting = 0
+        self.asked: list[int] = []
+        """The number of the connection of each request."""
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection."""
         self.connections += 1
+        number = self.connections
         async with stream:
             received = b""
             while piece := await stream.receive_some():
@@ -38,6 +42,7 @@ class Server:
                 while b"\r\n\r\n" in received:
                     _, _, received = received.partition(b"\r\n\r\n")
                     self.waiting += 1
+                    self.asked.append(number)
                     await self.gate.wait()
                     await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                     if self.goodbye:
@@ -48,18 +53,6 @@ class Watched(ConnectionPool):
     """Counts how often a connection is asked whether it is still good."""
 
     asked = 0
-
-    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
-        """One that tells the pool when it is asked."""
-        connection = super().create_connection(origin)
-        expired = connection.has_expired
-
-        def has_expired() -> bool:
-            self.asked += 1
-            return expired()
-
-        connection.has_expired = has_expired  # type: ignore[method-assign]
-        return connection
 
 
 class Nothing:
@@ -72,16 +65,23 @@ class Nothing:
         raise StopAsyncIteration
 
 
+def request(url: str) -> Request:
+    """A GET."""
+    host, _, port = url.removeprefix("http://").rstrip("/").partition(":")
+    origin = Origin(tls=False, host=host, port=int(port))
+    return Request("GET", origin, b"/", [(b"Host", b"there")], Nothing(), {})
+
+
 async def get(pool: ConnectionPool, url: str) -> bytes:
     """The body of the answer."""
-    headers = [(b"Host", b"there")]
-    answer = await pool.handle_async_request(
-        httpcore.Request("GET", url, headers=headers, content=Nothing())
-    )
+    reply = await pool.send(request(url))
     try:
-        return await answer.aread()
+        parts = []
+        while chunk := await reply.next_chunk():
+            parts.append(chunk)
+        return b"".join(parts)
     finally:
-        await answer.aclose()
+        await reply.aclose()
 
 
 Use = Callable[[Watched, Server, list[str]], Awaitable[None]]
@@ -93,7 +93,7 @@ def with_pool(use: Use, most: int = 100, servers: int = 1) -> None:
     async def main() -> None:
         server = Server()
         backend = SocketBackend(Trust(TrustSettings()))
-        pool = Watched(ssl_context=PLACEHOLDER, max_connections=most, network_backend=backend)
+        pool = Watched(backend, most)
         async with trio.open_nursery() as nursery:
             urls = []
             for _ in range(servers):
@@ -101,8 +101,8 @@ def with_pool(use: Use, most: int = 100, servers: int = 1) -> None:
                 listeners: list[trio.SocketListener] = await nursery.start(serve)
                 urls.append(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/")
             with trio.fail_after(60):
-                async with pool:
-                    await use(pool, server, urls)
+                await use(pool, server, urls)
+                await pool.aclose()
             await backend.aclose()
             nursery.cancel_scope.cancel()
 
@@ -122,8 +122,18 @@ async def many(pool: ConnectionPool, url: str, count: int) -> None:
     assert answers == [b"ok"] * count
 
 
-def test_the_work_of_a_request_does_not_grow_with_the_connections() -> None:
+def test_the_work_of_a_request_does_not_grow_with_the_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each request that finds a connection asks of that one whether it is good, whoever else is idle."""
+    is_good = Connection.is_good
+
+    def counted(connection: Connection, stale_seconds: float) -> bool:
+        Watched.asked += 1
+        return is_good(connection, stale_seconds)
+
+    monkeypatch.setattr(Connection, "is_good", counted)
+    monkeypatch.setattr(Watched, "asked", 0)
 
     async def use(pool: Watched, server: Server, urls: list[str]) -> None:
         server.gate = trio.Event()
@@ -178,7 +188,7 @@ def test_an_idle_connection_to_another_host_makes_room() -> None:
         for url in [*urls, *urls]:
             await many(pool, url, 4)
         assert len(pool.connections) <= 2
-        origins = {str(item).partition("'")[2].partition("'")[0] for item in pool.connections}
+        origins = {item.origin for item in pool.connections}
         assert len(origins) == 1
         assert server.connections >= 2 * len(urls)
 
@@ -213,3 +223,47 @@ def test_a_host_that_is_not_there() -> None:
         assert server.connections <= 2
 
     with_pool(use, most=2)
+
+
+def test_the_connection_that_was_used_last_is_used_first() -> None:
+    """Its windows are open; the others grow old."""
+
+    async def use(pool: Watched, server: Server, urls: list[str]) -> None:
+        server.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(many, pool, urls[0], 3)
+            while server.waiting < 3:
+                await trio.lowlevel.checkpoint()
+            server.gate.set()
+        server.asked.clear()
+        for _ in range(3):
+            await many(pool, urls[0], 1)
+        assert len(set(server.asked)) == 1
+
+    with_pool(use)
+
+
+def test_what_comes_in_the_moment_of_a_cancellation_is_not_lost() -> None:
+    """A connection, or the room for one: others have it then."""
+
+    async def use(pool: Watched, server: Server, urls: list[str]) -> None:
+        for whole in (True, False):
+            held = await pool.send(request(urls[0]))
+            first = trio.CancelScope()
+
+            async def cancelled(scope: trio.CancelScope = first) -> None:
+                with scope:
+                    await get(pool, urls[0])
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancelled)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(many, pool, urls[0], 2)
+                await trio.testing.wait_all_tasks_blocked()
+                while whole and await held.next_chunk():
+                    pass
+                await held.aclose()
+                first.cancel()
+            assert len(pool.connections) == 1
+
+    with_pool(use, most=1)

@@ -8,7 +8,7 @@ kept, and the connection of a successful try is used for the first request. Othe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -19,8 +19,9 @@ import trio
 from asyncbuild.records import dataclass
 from asyncbuild.registry.headstart import HeadStart
 from asyncbuild.registry.hosts import HostSettings, fixed_scheme
-from asyncbuild.registry.network import PLACEHOLDER, STALE_SECONDS, NotTls, SocketBackend
-from asyncbuild.registry.pool import ConnectionPool
+from asyncbuild.registry.http11 import Origin, Request
+from asyncbuild.registry.network import NotTls, SocketBackend
+from asyncbuild.registry.pool import ConnectionPool, Reply
 from asyncbuild.registry.protocol import api_host
 from asyncbuild.registry.proxies import Proxies, Proxy
 from asyncbuild.registry.reach import Guard
@@ -216,51 +217,51 @@ class Network:
 
 
 class PoolTransport(httpx.AsyncBaseTransport):
-    """httpx over httpcore's pools and our own sockets: HTTP/1.1, lazy TLS.
+    """httpx over pools of our own sockets: HTTP/1.1, lazy TLS.
 
     A request over https goes through a proxy's tunnel; one over http is the proxy's own to forward.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._pools: dict[Proxy | None, httpcore.AsyncConnectionPool] = {}
+        self._pools: dict[Proxy | None, ConnectionPool] = {}
 
-    def _pool(self, proxy: Proxy | None) -> httpcore.AsyncConnectionPool:
+    def _pool(self, proxy: Proxy | None) -> ConnectionPool:
         if proxy not in self._pools:
-            self._pools[proxy] = ConnectionPool(
-                ssl_context=PLACEHOLDER,
-                max_connections=MAX_CONNECTIONS,
-                max_keepalive_connections=MAX_CONNECTIONS,
-                keepalive_expiry=STALE_SECONDS,
-                network_backend=self._network.backend(proxy),
-            )
+            self._pools[proxy] = ConnectionPool(self._network.backend(proxy), MAX_CONNECTIONS)
         return self._pools[proxy]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the answer's body is still to be read."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
         url = request.url
+        if url.scheme not in ("http", "https"):
+            raise httpx.UnsupportedProtocol(f"{url.scheme}:// is not spoken here")
         tls = url.scheme == "https"
-        host = url.raw_host.decode("ascii").strip("[]")
-        proxy = self._network.proxies.find(url.scheme, host, url.port or (443 if tls else 80))
+        origin = Origin(
+            tls, url.raw_host.decode("ascii").strip("[]"), url.port or (443 if tls else 80)
+        )
+        proxy = self._network.proxies.find(url.scheme, origin.host, origin.port)
         early = None if proxy is not None else await self._early(request)
         if early is not None:
             return early
-        sent = httpcore.Request(
-            method=request.method,
-            url=_plain_url(url) if tls or proxy is None else _forwarded_url(url, proxy),
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
-        if proxy is not None and proxy.authorization and not tls:
-            sent.headers.append((b"Proxy-Authorization", proxy.authorization.encode("ascii")))
+        target, headers = url.raw_path, list(request.headers.raw)
+        if (
+            proxy is not None and not tls
+        ):  # asked for the whole URL (RFC 9112, 3.2.2: absolute form)
+            target = b"%s://%s%s" % (url.raw_scheme, url.netloc, url.raw_path)
+            origin = Origin(tls, proxy.host, proxy.port)
+            if proxy.authorization:
+                headers.append((b"Proxy-Authorization", proxy.authorization.encode("ascii")))
+        timeouts = request.extensions.get("timeout", {})
+        sent = Request(request.method, origin, target, headers, request.stream, timeouts)
         with _as_httpx():
-            answer = await self._pool(proxy if tls else None).handle_async_request(sent)
-        assert isinstance(answer.stream, AsyncIterable)
-        body = _Body(answer.stream)
+            reply = await self._pool(proxy if tls else None).send(sent)
         return httpx.Response(
-            answer.status, headers=answer.headers, stream=body, extensions=answer.extensions
+            reply.status,
+            headers=reply.headers,
+            stream=_Body(reply),
+            extensions={"network_stream": reply.stream},
         )
 
     async def _early(self, request: httpx.Request) -> httpx.Response | None:
@@ -287,43 +288,24 @@ class PoolTransport(httpx.AsyncBaseTransport):
             await pool.aclose()
 
 
-def _plain_url(url: httpx.URL) -> httpcore.URL:
-    return httpcore.URL(
-        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-    )
-
-
-def _forwarded_url(url: httpx.URL, proxy: Proxy) -> httpcore.URL:
-    """The proxy, asked for the whole URL (RFC 9112, 3.2.2: absolute form)."""
-    origin = b"%s://%s" % (url.raw_scheme, url.netloc)
-    return httpcore.URL(
-        scheme=b"http",
-        host=proxy.host.encode("idna"),
-        port=proxy.port,
-        target=origin + url.raw_path,
-    )
-
-
 class _Body(httpx.AsyncByteStream):
-    """httpcore's body with httpx's errors; not a generator, so it may be left half read."""
+    """A reply's body with httpx's errors; not a generator, so it may be left half read."""
 
-    def __init__(self, stream: AsyncIterable[bytes]) -> None:
-        self._stream = stream
-        self._iterator: AsyncIterator[bytes] | None = None
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
 
     def __aiter__(self) -> _Body:
-        self._iterator = self._stream.__aiter__()
         return self
 
     async def __anext__(self) -> bytes:
-        assert self._iterator is not None
         with _as_httpx():
-            return await self._iterator.__anext__()
+            chunk = await self._reply.next_chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
-        close = getattr(self._stream, "aclose", None)
-        if close is not None:
-            await close()
+        await self._reply.aclose()
 
 
 @contextlib.contextmanager
