@@ -262,8 +262,8 @@ def test_what_comes_in_the_moment_of_a_cancellation_is_not_lost() -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 while whole and await held.next_chunk():
                     pass
+                first.cancel()  # it is heard of only when that task runs again
                 await held.aclose()
-                first.cancel()
             assert len(pool.connections) == 1
 
     with_pool(use, most=1)

@@ -141,8 +141,13 @@ class ConnectionPool:
         self._waiting.append(place)
         try:
             await place.granted.wait()
-        except trio.Cancelled:  # never once it was granted: then the task is on its way
-            self._waiting.remove(place)
+        except BaseException:  # perhaps it was granted in the moment of the cancellation
+            if place.connection is not None:
+                await self._hand_over(place.connection)
+            elif place.granted.is_set():
+                self._leave_room()
+            else:
+                self._waiting.remove(place)
             raise
         return place.connection
 
