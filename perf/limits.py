@@ -69,5 +69,7 @@ def limit(
 
 
 def _transfer(link: Link, down: int, up: int, largest: int) -> float:
-    alone = largest / min(link.bandwidth, link.per_connection or link.bandwidth)
+    """One connection has no more than a window's bytes in flight, so it moves no more in a round trip."""
+    one = min(link.bandwidth, link.per_connection or link.bandwidth, link.window / link.rtt)
+    alone = largest / one
     return max(down / link.bandwidth, up / link.bandwidth, alone)

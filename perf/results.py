@@ -129,7 +129,8 @@ def limit_of(
     median: Median, facts: dict[str, object], bases: dict[str, tuple[BaseLayer, ...]]
 ) -> Limit:
     rates = (float(str(facts["bandwidth"])), float(str(facts["per_connection"])))
-    return limit(JOBS[median.job], Link(median.rtt, *rates), bases)
+    window = int(str(facts["window"]))
+    return limit(JOBS[median.job], Link(median.rtt, *rates, window), bases)
 
 
 def table(
