@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import os
@@ -232,6 +233,28 @@ def test_a_directory_that_lists_other_inodes_is_not_believed(shm_path: Path) -> 
 
     with_private_mounts(look)
     assert kinds == [("a", Kind.FILE), ("b", Kind.HARDLINK)]
+
+
+def test_processes_never_take_the_same_piece() -> None:
+    """Of a file in memory that they share the kernel itself would give some numbers to two of them."""
+    count = 30_000
+    tickets = sidebyside._tickets(count)
+    reading, writing = os.pipe()
+    workers = []
+    for _ in range(3):
+        if not (worker := os.fork()):
+            with contextlib.suppress(BaseException):
+                while ticket := sidebyside._next(tickets):
+                    os.write(writing, ticket)
+            os._exit(0)
+        workers.append(worker)
+    os.close(tickets)
+    os.close(writing)
+    with open(reading, "rb") as numbers:
+        taken = sorted(number for (number,) in sidebyside._TICKET.iter_unpack(numbers.read()))
+    for worker in workers:
+        os.waitpid(worker, 0)
+    assert taken == list(range(count))
 
 
 # --- what goes wrong --------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """Many files packed by several processes side by side, their bytes joined in order.
 
-The members of a layer are cut into pieces by their number. Each of a few forked processes makes the bytes
-of every n-th piece and writes them to a pipe of its own, which holds it up when it is far ahead. Here they
-are read in turn, straight into the blocks that are hashed and compressed. So the tar is the same
-however many processes there are, and none of them holds more than a portion of it.
+The members of a layer are cut into pieces by their number. Each of a few forked processes takes the next
+piece that no one has and writes its bytes to a pipe of its own, which holds it up when it is far ahead; one
+that shares its processor makes fewer. Here they are read in their order, straight into the blocks that are
+hashed and compressed. So the tar is the same however many processes there are, and none of them holds more
+than a portion of it.
 
-What goes through a pipe is frames: lengths, then a pickle (a large file that this process copies itself,
-or an error), then bytes of the tar. A process that helps has no other descriptor, writes nowhere else, and
-ends with the one that started it.
+What goes through a pipe is the number of a piece, then frames: lengths, then a pickle (a large file that
+this process copies itself, or an error), then bytes of the tar. A process that helps has no other
+descriptor but the numbers', writes nowhere else, and ends with the one that started it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ctypes
 import fcntl
 import os
 import pickle
+import select
 import signal
 import struct
 from collections.abc import Iterator, Sequence
@@ -31,6 +33,7 @@ MOST: Final = 4
 FEW: Final = 2_000
 """Up to so many names are packed here: a process is started in some 2 ms, and a name takes 7 us."""
 PIECE: Final = 256
+_TICKET: Final = struct.Struct("=L")
 _FRAME: Final = struct.Struct("=QLLB")
 _PIPE_SIZE: Final = 1 << 20
 _PR_SET_PDEATHSIG: Final = 1
@@ -64,14 +67,26 @@ def side_by_side(members: Sequence[Member], processes: int) -> Iterator[Iterator
 
 
 class _Helper:
-    """A process that makes pieces, and the pipe that they come from."""
+    """A process that makes pieces, and the pipe that they come from.
+
+    ``at`` is the number of the piece that comes next, None if it has not been read, -1 if none comes.
+    """
 
     def __init__(self, process: int, reading: int) -> None:
         self._process = process
-        self._reading = reading
+        self.reading = reading
+        self.at: int | None = None
+
+    def hear(self) -> None:
+        """Read which piece comes next."""
+        head = os.read(self.reading, _TICKET.size)
+        if head:
+            head += self._receive(_TICKET.size - len(head))
+        self.at = _TICKET.unpack(head)[0] if head else -1
 
     def piece(self) -> Iterator[Portion]:
         """The portions of its next piece."""
+        self.at = None
         while True:
             size, members, noted, last = _FRAME.unpack(self._receive(_FRAME.size))
             # Both ends are this program.
@@ -80,18 +95,18 @@ class _Helper:
                 raise note
             if last:
                 return
-            yield Portion(Piped(self._reading, size), members, note)
+            yield Portion(Piped(self.reading, size), members, note)
 
     def end(self) -> None:
         """Whatever it does: what it made and no one has read is of no use."""
-        os.close(self._reading)
+        os.close(self.reading)
         os.kill(self._process, signal.SIGKILL)
         os.waitpid(self._process, 0)
 
     def _receive(self, count: int) -> bytes:
         data = b""
         while len(data) < count:
-            piece = os.read(self._reading, count - len(data))
+            piece = os.read(self.reading, count - len(data))
             if not piece:
                 raise ended()
             data += piece
@@ -108,13 +123,56 @@ def ended() -> AsyncbuildError:
 
 def _joined(helpers: Sequence[_Helper], pieces: int) -> Iterator[Portion]:
     for number in range(pieces):
-        yield from helpers[number % len(helpers)].piece()
+        yield from _whose(helpers, number).piece()
+
+
+def _whose(helpers: Sequence[_Helper], number: int) -> _Helper:
+    """The process that has made this piece; all before it are read, so it is the next one of its pipe."""
+    while True:
+        silent = [helper for helper in helpers if helper.at is None]
+        for helper in helpers:
+            if helper.at == number:
+                return helper
+        if not silent:
+            raise ended()
+        poll = select.poll()
+        for helper in silent:
+            poll.register(helper.reading, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        for helper in silent:
+            if helper.reading in ready:
+                helper.hear()
 
 
 def _start(pieces: Sequence[Sequence[Member]], count: int) -> list[_Helper]:
     """The processes, or none where not all of them can be started."""
+    tickets = _tickets(len(pieces))
+    try:
+        return _start_all(pieces, tickets, count)
+    finally:
+        os.close(tickets)
+
+
+def _tickets(count: int) -> int:
+    """A file of numbers, of which each process that shares its descriptor gets another one by `_next`."""
+    tickets = os.memfd_create("pieces")
+    os.write(tickets, b"".join(map(_TICKET.pack, range(count))))
+    os.lseek(tickets, 0, os.SEEK_SET)
+    return tickets
+
+
+def _next(tickets: int) -> bytes:
+    """The next number; nothing at the end. Of a file in memory the kernel does not lock the offset."""
+    fcntl.lockf(tickets, fcntl.LOCK_EX)
+    try:
+        return os.read(tickets, _TICKET.size)
+    finally:
+        fcntl.lockf(tickets, fcntl.LOCK_UN)
+
+
+def _start_all(pieces: Sequence[Sequence[Member]], tickets: int, count: int) -> list[_Helper]:
     helpers: list[_Helper] = []
-    for number in range(count):
+    for _ in range(count):
         reading, writing = os.pipe2(os.O_CLOEXEC)
         with suppress(OSError):  # an unprivileged user may have used up all large pipes
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
@@ -122,7 +180,7 @@ def _start(pieces: Sequence[Sequence[Member]], count: int) -> list[_Helper]:
         try:
             process = os.fork()
             if not process:
-                _help(pieces[number::count], writing, parent)
+                _help(pieces, tickets, writing, parent)
         except OSError:  # there are as many processes as a pod may have
             os.close(reading)
             for helper in helpers:
@@ -134,31 +192,34 @@ def _start(pieces: Sequence[Sequence[Member]], count: int) -> list[_Helper]:
     return helpers
 
 
-def _help(pieces: Sequence[Sequence[Member]], writing: int, parent: int) -> NoReturn:
+def _help(pieces: Sequence[Sequence[Member]], tickets: int, writing: int, parent: int) -> NoReturn:
     """All that the new process does."""
     try:
-        _stand_alone(writing, parent)
-        _make(pieces, writing)
+        _stand_alone((tickets, writing), parent)
+        _make(pieces, tickets, writing)
     except BrokenPipeError:
         pass  # no one wants to know any more
     finally:
         os._exit(0)
 
 
-def _stand_alone(writing: int, parent: int) -> None:
+def _stand_alone(kept: Sequence[int], parent: int) -> None:
     """Hold nothing of the parent's open, and end with it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
-    os.closerange(0, _STDERR)
-    os.closerange(_STDERR + 1, writing)
-    os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
+    begin = 0
+    for descriptor in sorted((_STDERR, *kept)):
+        os.closerange(begin, descriptor)
+        begin = descriptor + 1
+    os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
 
 
-def _make(pieces: Sequence[Sequence[Member]], writing: int) -> None:
+def _make(pieces: Sequence[Sequence[Member]], tickets: int, writing: int) -> None:
     try:
-        for piece in pieces:
-            for portion in portions(piece):
+        while ticket := _next(tickets):
+            os.write(writing, ticket)
+            for portion in portions(pieces[_TICKET.unpack(ticket)[0]]):
                 assert isinstance(portion.data, bytes)
                 _send(writing, portion.data, portion.members, portion.file)
             _send(writing, last=True)
