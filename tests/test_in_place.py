@@ -17,6 +17,7 @@ from support.own_image import OwnImage
 from support.pod import WITHOUT_CHROOT, Pod
 from support.pulled import pull, read_tree, unpack
 from support.registry import DockerRegistry
+from support.sources import Commit, make_repository, running_web_server
 
 pytestmark = pytest.mark.integration
 
@@ -208,6 +209,36 @@ def test_it_must_be_asked_for(
     doctor = pod.asyncbuild("doctor")
     assert doctor.returncode == 77, told(doctor)
     assert b"inplace   possible, if asked for: it replaces everything in /" in doctor.stdout
+
+
+FAR_REPOSITORY = """\
+FROM {base} AS lender
+RUN mkdir /from && echo lent > /from/lender
+FROM {base}
+COPY --from=lender /from/lender /lent
+RUN test -e /lent && ! command -v git
+ADD {web}/git/far.git#v1 /added
+COPY --from=named /file /copied
+"""
+
+
+def test_what_git_fetches_is_here_before_git_is_gone(
+    pod: Pod, registry: DockerRegistry, busybox_base: str, shm_path: Path
+) -> None:
+    """The first RUN waits for repositories that answer late, of whichever stage: it replaces the program git."""
+    with running_web_server(shm_path / "web") as web:
+        make_repository(web.root / "far.git", [Commit({"file": "of git\n"}, tags=["v1"])])
+        web.git_delay = 0.4
+        context(shm_path / "workspace", FAR_REPOSITORY.format(base=busybox_base, web=web.base))
+        named = f"--build-context=named={web.base}/git/far.git#main"
+        done = pod.asyncbuild(*line(registry, "far-repository"), named)
+        assert done.returncode == 0, told(done)
+    (shm_path / "pulled").mkdir()
+    name = f"{registry.host}/in-place/far-repository:1"
+    unpack(pull(name, shm_path / "pulled"), shm_path / "pulled")
+    found = [path.read_text() for path in sorted((shm_path / "pulled").rglob("file"))]
+    copied = [path.read_text() for path in (shm_path / "pulled").rglob("copied")]
+    assert (found, copied) == (["of git\n"], ["of git\n"])
 
 
 PRYING = """\

@@ -15,6 +15,7 @@ import os
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,6 +75,8 @@ class WebServer:
     pages: dict[str, Page] = field(default_factory=dict)
     requests: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    git_delay: float = 0.0
+    """Seconds before each answer to git."""
 
     @property
     def host(self) -> str:
@@ -129,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         if page is not None:
             self._page(page, turn)
         elif path.startswith("/git/"):
+            time.sleep(web.git_delay)
             self._git(path.removeprefix("/git"))
         elif path.startswith("/dumb/"):
             self._file(web.root / path.removeprefix("/dumb/"))

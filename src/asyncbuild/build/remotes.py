@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from asyncbuild.build.fetch import FetchedFile, FetchTools, WebFetcher, secrets_
 from asyncbuild.build.futures import Future
 from asyncbuild.build.git import Checkout, Found, Git
 from asyncbuild.build.job import Job
+from asyncbuild.build.outline import OutlinedStep
 from asyncbuild.build.request import BuildRequest
 from asyncbuild.cache.keys import Value
 from asyncbuild.context.directory import DirectoryContext, open_context
@@ -27,6 +29,7 @@ from asyncbuild.dockerfile.remote import (
     parse_context_remote,
     parse_remote,
 )
+from asyncbuild.errors import AsyncbuildError
 from asyncbuild.image.digest import Digest
 from asyncbuild.layers.changeset import Entry, FileSource, Kind
 from asyncbuild.plan.nouns import ContextRef
@@ -68,6 +71,22 @@ class Remotes:
                 self.file(remote, checksum_of(instruction))
             elif remote is not None:
                 self.checkout(remote)
+
+    async def settle_git(self, steps: Iterable[OutlinedStep]) -> None:
+        """Fetch everything for which ``steps`` need the program git, and wait until all of it is here.
+
+        What fails says so to the step that asks for it, if there is one.
+        """
+        wanted: list[GitReference] = []
+        for step in steps:
+            added = step.instruction
+            if isinstance(added, Add):
+                wanted += _repositories(remote_of(added, source) for source in added.sources)
+            contexts = (ref for ref in step.step.sources if isinstance(ref, ContextRef))
+            wanted += _repositories(parse_context_remote(ref.place) for ref in contexts)
+        for future in [get(remote) for remote in wanted for get in (self.commit, self.checkout)]:
+            with suppress(AsyncbuildError):
+                await future.wait()
 
     async def source(self, instruction: Add, remote: Remote) -> CopySource:
         """What one source of a resolved ADD is, once it is here."""
@@ -155,6 +174,10 @@ def remote_of(instruction: Add, source: str) -> Remote | None:
         return remote
     keep = instruction.keep_git_dir if remote.keep_git_dir is None else remote.keep_git_dir
     return replace(remote, keep_git_dir=keep, commit=remote.commit or instruction.checksum)
+
+
+def _repositories(remotes: Iterable[Remote | None]) -> list[GitReference]:
+    return [remote for remote in remotes if isinstance(remote, GitReference)]
 
 
 def checksum_of(instruction: Add) -> Digest | None:

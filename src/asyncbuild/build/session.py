@@ -217,6 +217,9 @@ class Session:
                 if isinstance(source, StageRef):
                     await self.stage(source.index).wait()
         async with self._root_turn:
+            # a RUN in place replaces the program git: what it fetches is here by then
+            outlines = [await self.outline(index).wait() for index in self.plan.needed]
+            await self.remotes.settle_git(step for outline in outlines for step in outline.steps)
             yield
 
     async def read_contents(self, work: Callable[..., T], *arguments: Any) -> T:
