@@ -61,7 +61,10 @@ TRIED = {
     "COPY file /opt/": True,
     "COPY file /home/x/": False,
     "RUN ls /srv || true\nCOPY file /srv/x/": False,
-    "COPY --from=other /file /app/": False,
+    "COPY --from=other /file /app/": True,
+    "COPY --from=other /file /app/a\nCOPY --from=other /file /app/b": True,
+    "COPY --from=other /file /app/a\nCOPY --from=other /file /app": False,
+    "COPY --from=other /file /opt/a\nCOPY file /opt/b": True,
     "ADD file /app/": False,
     "RUN ls /app || true\nCOPY file /app/": False,
     "WORKDIR /app\nRUN true\nCOPY file .": False,
@@ -83,6 +86,35 @@ def test_what_is_tried(shm_path: Path, lines: str, *, tried: bool) -> None:
     own = told[last].step
     ahead = any(isinstance(item, LayerPacked) and item.step == own for item in told[:last])
     assert ahead is tried
+
+
+@pytest.mark.parametrize("below", ["/app", "/opt"])
+def test_files_of_a_stage_arrive_before_another_stage_is_done(shm_path: Path, below: str) -> None:
+    """The base of the stage that comes first in the image is withheld until what comes behind it has been
+    sent; each layer is sent once, so what was tried is what the step made.
+    """
+    double = GatedDouble()
+    where = world(shm_path, Layer.of(directory("opt", 0o750, uid=3)), double=double)
+    late = add_busybox(double, "base/late", Layer.of(text("late", "late\n"))).layers[1].digest
+
+    def is_late(asked: Asked) -> bool:
+        return asked.method == "GET" and asked.path.endswith(late)
+
+    double.hold(is_late, lambda: len(requests_of(double, "PUT")) >= 2)
+    lines = (
+        f"FROM {HOST}/base/late AS late\nRUN cp late l\n{FROM.strip()} AS early\nRUN echo e > /e\n"
+        f"{FROM}COPY --from=late /l {below}/l\nCOPY --from=early /e {below}/e\nCOPY file {below}/f\n"
+    )
+
+    async def build() -> BuildResult:
+        with trio.fail_after(60):  # it ends there where nothing is sent ahead
+            return await where.build(where.request(lines, "out:1"))
+
+    result = trio.run(build)
+    name = below[1:]
+    for place, file in zip((-3, -2, -1), "lef", strict=True):
+        assert set(where.entries(result, place)) == {name, f"{name}/{file}"}
+    assert len(requests_of(double, "PUT")) == 3 + 1 + 1
 
 
 def test_a_run_that_was_before(shm_path: Path) -> None:

@@ -3,9 +3,9 @@
 The narrative: a stage has its outline (what every step means) before anything is executed. The cache is
 asked for all of its steps at once; the stage resumes behind the last hit, or begins with what its FROM
 gives. Each step that changes files is executed upon the root so far; what it changes becomes a layer
-while the next step already runs, and that of a COPY behind a RUN is tried before (`foresight`). A linked
-layer that the cache has is put upon the root as it is. When the files that a COPY --from brings are
-known, the cache is asked once more, by their content (`known_keys`). What a stage begins upon is in
+while the next step already runs, and that of a COPY behind what takes long is tried before (`foresight`).
+A linked layer that the cache has is put upon the root as it is. When the files that a COPY --from brings
+are known, the cache is asked once more, by their content (`known_keys`). What a stage begins upon is in
 `footing`; how RUN, COPY, ADD and WORKDIR work is in `run_step` and `copy_step`.
 """
 
@@ -262,9 +262,9 @@ class _Walk:
         if has_run(self._steps[self._cached :]):
             self._session.backends.prepare()
             self._state.root.start()
-            for step in worth_trying(self._outline, self._cached):
-                if step in todo.values():
-                    self._foresee(step)
+        for step in worth_trying(self._outline, self._cached):
+            if step in todo.values():
+                self._foresee(step)
 
     def _foresee(self, step: OutlinedStep) -> None:
         at = self._at(step, self._steps.index(step))

@@ -1,17 +1,19 @@
-"""Foresight: a COPY of the context behind a RUN is packed and sent before it is its turn.
+"""Foresight: a COPY behind a step that takes long is packed and sent before it is its turn.
 
 What such a COPY makes seldom depends on what the RUN before it did: it fills a directory of its own. So
 when a stage begins, what each of them would make upon a base with nothing there is found, packed and
-sent, while the base and the RUNs are still on their way. When it is its turn the step looks at the real
-root as ever; if the same change set comes out, its layer is there already, else that layer is withdrawn.
-Nothing is assumed, only tried: the price of an error is an upload in vain. Where one is likely nothing is
-tried: where a base may have the directory and RUNs change it unasked, or a step before names it. What the
-base has at ``/srv`` and the like its layers' beginnings tell (`asyncbuild.build.glimpses`).
+sent, while the base and the RUNs are still on their way. A COPY --from is tried as soon as the stage that
+it takes from is done: of four stages' files all but the last one's are at the registry when that is done.
+When it is its turn the step looks at the real root as ever; if the same change set comes out, its layer is
+there already, else that layer is withdrawn. Nothing is assumed, only tried: the price of an error is an
+upload in vain. Where one is likely nothing is tried: where a base may have the directory and RUNs change it
+unasked, or a step before names it. What the base has at ``/srv`` and the like its listing tells, or its
+layers' beginnings (`asyncbuild.build.glimpses`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from asyncbuild.build.futures import Future
@@ -23,6 +25,7 @@ from asyncbuild.dockerfile import instructions as ins
 from asyncbuild.dockerfile.paths import absolute_destination, absolute_workdir
 from asyncbuild.errors import AsyncbuildError
 from asyncbuild.layers.changeset import ChangeSet
+from asyncbuild.plan.nouns import StageRef
 from asyncbuild.records import dataclass
 from asyncbuild.report import events
 from asyncbuild.rootfs.known import NotKnown
@@ -88,20 +91,40 @@ class Foresight:
 
 
 def worth_trying(outline: StageOutline, done: int) -> Iterator[OutlinedStep]:
-    """The steps behind a RUN that can be tried; the first ``done`` that change files are not executed."""
+    """The steps behind one that takes long (a RUN, a COPY from another stage) that can be tried; the first
+    ``done`` that change files are not executed.
+    """
     named = [_first_name(step.image.working_dir) for step in _steps_below(outline)]
     named += [text for step in _steps_below(outline) for text in _texts(step)]
-    behind_run = False
+    filled: list[str] = []
+    waits = False
     for place, step in enumerate(outline.file_steps):
         match step.instruction:
             case ins.Run():
-                behind_run = behind_run or place >= done
-            case ins.Copy() as copy if behind_run and step.step.source is None:
-                name = _first_name(absolute_destination(step.image.working_dir, copy.destination))
-                likely = name and name not in COMMON - SELDOM_CHANGED
-                if copy.is_linked or (likely and not any(name in text for text in named)):
-                    yield step
+                waits = waits or place >= done
+            case ins.Copy() as copy:
+                of_a_stage = isinstance(step.step.source, StageRef)
+                if waits and (of_a_stage or step.step.source is None):
+                    path = absolute_destination(step.image.working_dir, copy.destination)
+                    if copy.is_linked or _is_its_own(path, filled, named):
+                        yield step
+                waits = waits or (of_a_stage and place >= done)
         named += _texts(step)
+        filled += _filled(step)
+
+
+def _is_its_own(path: str, filled: Sequence[str], named: Sequence[str]) -> bool:
+    """Whether no base is likely to have ``path``, nothing before it says it, and no COPY ``filled`` it."""
+    name = _first_name(path)
+    if not name or name in COMMON - SELDOM_CHANGED or any(name in text for text in named):
+        return False
+    own = _as_directory(path)
+    others = map(_as_directory, filled)
+    return not any(own.startswith(other) or other.startswith(own) for other in others)
+
+
+def _as_directory(path: str) -> str:
+    return path.removesuffix("/.").rstrip("/") + "/"
 
 
 def _steps_below(outline: StageOutline) -> Iterator[OutlinedStep]:
@@ -120,10 +143,17 @@ def _texts(step: OutlinedStep) -> list[str]:
             mounts = [str(mount) for mount in run.mounts]
             scripts = [heredoc.content for heredoc in run.heredocs]
             return [*run.command, *scripts, *mounts, _first_name(step.image.working_dir)]
-        case ins.Copy() | ins.Add() as copy:
-            return [_first_name(absolute_destination(step.image.working_dir, copy.destination))]
         case ins.Workdir() as workdir:
             return [_first_name(absolute_workdir(step.image.working_dir, workdir.path))]
+        case _:
+            return []
+
+
+def _filled(step: OutlinedStep) -> list[str]:
+    """Where a step puts files; beside that it changes nothing but a parent that was missing."""
+    match step.instruction:
+        case ins.Copy() | ins.Add() as copy:
+            return [absolute_destination(step.image.working_dir, copy.destination)]
         case _:
             return []
 

@@ -139,9 +139,12 @@ class Guesses:
 
 
 async def foretell(root: Root, work: Callable[[View], T]) -> T:
-    """``work`` upon a guess of ``root``, else upon a glimpse, `NotKnown` if neither does; nothing checks
-    it later.
+    """``work`` upon what a listing tells of ``root``, where there is one, else upon a guess, else upon a
+    glimpse, `NotKnown` if none does; nothing checks it later.
     """
+    known = await root.known()
+    if known is not None:
+        return await _upon(known, work, [])
     try:
         return await trio.to_thread.run_sync(work, View([GuessedBase()]))
     except Unknown as unknown:
