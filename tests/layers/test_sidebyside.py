@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import io
 import os
@@ -243,7 +242,7 @@ def test_processes_never_take_the_same_piece() -> None:
     workers = []
     for _ in range(3):
         if not (worker := os.fork()):
-            with contextlib.suppress(BaseException):
+            with suppress(BaseException):
                 while ticket := sidebyside._next(tickets):
                     os.write(writing, ticket)
             os._exit(0)
