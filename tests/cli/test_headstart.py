@@ -265,6 +265,33 @@ def test_kaniko_builds_without(shm_path: Path, words: tuple[str, ...]) -> None:
         assert not is_called(listener)
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("--cache", "--cache-repo", "{name}/kept"), ["kept/manifests/cache"]),
+        (("--cache", "--destination", "{name}/app:1"), ["app/cache/manifests/cache"]),
+        (("--cache", "--cache-repo", "oci:/kept"), []),
+        (("--cache", "--cache-run-layers=false", "--cache-repo", "{name}/kept"), []),
+        (("--cache-repo", "{name}/kept"), []),
+    ],
+)
+def test_kaniko_asks_for_the_index_of_its_cache(
+    shm_path: Path, words: tuple[str, ...], asked: list[str]
+) -> None:
+    """Of the repository that the build will look into, and only if it will."""
+    with nobody() as (listener, name):
+        start = kaniko_begins(
+            shm_path, name, "--no-push", *(word.format(name=name) for word in words)
+        )
+        assert start is not None
+        targets = [early.ask.target for early in start._asked]
+        for _ in list(start._lines):
+            assert is_called(listener)
+        start.close()
+    indexes = [target for target in targets if not target.startswith("/v2/a/")]
+    assert indexes == [f"/v2/{path}" for path in asked]
+
+
 @pytest.mark.integration
 def test_kaniko_build_with_a_head_start(shm_path: Path, tls_registry: DockerRegistry) -> None:
     """Over TLS: the base's manifest and configuration are asked for once each."""
@@ -278,3 +305,8 @@ def test_kaniko_build_with_a_head_start(shm_path: Path, tls_registry: DockerRegi
     assert done.returncode == 0, told(done)
     asked = [item.path for item in tls_registry.requests(before) if item.method == "GET"]
     assert len(asked) == 2, asked
+    before = tls_registry.mark()
+    done = asyncbuild("kaniko", *words, *trust, "--cache", env=env)
+    assert done.returncode == 0, told(done)
+    asked = [item.path for item in tls_registry.requests(before) if item.method == "GET"]
+    assert asked.count("/v2/kaniko/early/cache/manifests/cache") == 1, asked

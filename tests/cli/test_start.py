@@ -31,11 +31,21 @@ def test_the_version_costs_what_python_costs() -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "asyncbuild.build.backends",
+        "asyncbuild.build.cache_mounts",
         "asyncbuild.build.devices",
+        "asyncbuild.build.run_step",
         "asyncbuild.build.ssh_agents",
         "asyncbuild.output.docker",
         "asyncbuild.output.oci",
         "asyncbuild.registry.aws",
+        "asyncbuild.report.plain",
+        "asyncbuild.report.rawjson",
+        "asyncbuild.report.tty",
+        "asyncbuild.rootfs.ownroot",
+        "asyncbuild.rootfs.sandbox",
+        "asyncbuild.rootfs.seccomp",
+        "asyncbuild.rootfs.user_namespace",
         "asyncbuild.testing",
         "asyncbuild.transfer.files",
         "asyncio",
@@ -50,6 +60,13 @@ def test_the_version_costs_what_python_costs() -> None:
 def test_a_build_imports_what_it_uses(module: str, build_modules: set[str]) -> None:
     """What only some builds need waits until one does."""
     assert module not in build_modules
+
+
+def test_what_comes_before_the_first_packet() -> None:
+    """Each of these takes 2 to 7 ms, in which no registry is called yet."""
+    imported = imported_by("import asyncbuild.cli.commands, asyncbuild.cli.headstart")
+    slow = {"ast", "dataclasses", "hashlib", "http", "inspect", "ssl", "subprocess", "trio"}
+    assert imported & slow == set()
 
 
 @pytest.fixture(scope="module")

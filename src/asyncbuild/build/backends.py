@@ -1,8 +1,7 @@
-"""The backend of a build: chosen when a RUN is near, by trying what this place permits."""
+"""The backends, and which of them it is: by trying what this place permits."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,12 +11,11 @@ import trio
 
 from asyncbuild.build.backend import Backend
 from asyncbuild.build.chroot_backend import ChrootBackend
-from asyncbuild.build.futures import Future
 from asyncbuild.build.inplace_backend import InPlaceBackend
 from asyncbuild.build.job import Job
 from asyncbuild.build.overlay_backend import OverlayBackend
 from asyncbuild.build.run_options import RunOptions
-from asyncbuild.errors import AsyncbuildError, IsolationError
+from asyncbuild.errors import IsolationError
 from asyncbuild.layers.marks import form
 from asyncbuild.report.events import WarningRaised
 from asyncbuild.rootfs.isolation import (
@@ -33,6 +31,7 @@ from asyncbuild.rootfs.layering import find_program
 from asyncbuild.rootfs.oci_runtimes import find_runtime
 from asyncbuild.rootfs.sandbox import RuntimePlace, ServedPlace
 from asyncbuild.rootfs.user_namespace import maps_one_id
+from asyncbuild.store.store import Store
 
 Maker: TypeAlias = Callable[[Job, RunOptions, Callable[[str], None]], Backend]
 """Makes a backend for a build; it may use the job's nursery, store and workers."""
@@ -79,71 +78,46 @@ WITH_MOUNTS = (Isolation.OVERLAY, Isolation.ROOTLESS)
 """The ways that a runtime can go: it mounts /proc and more, whatever it is given."""
 
 
-class Backends:
-    """Finds the backend once, when it is first asked for; a build without RUN never asks."""
+async def choose_backend(job: Job, options: RunOptions) -> Backend:
+    """The best that this place permits, or what was asked for. Raises `IsolationError` if that is not
+    possible, or nothing is.
+    """
+    wanted = options.isolation
+    place = await trio.to_thread.run_sync(_probe, job.store, wanted)
+    if wanted is Isolation.ROOTLESS and not is_inside(place):
+        raise _not_inside(place)
+    ways = [way for way in MAKERS if way is not Isolation.ROOTLESS or is_inside(place)]
+    isolation = choose(place, wanted, (*ways, Isolation.NONE))
+    if isolation is Isolation.NONE:
+        raise no_way(place) if wanted is Isolation.AUTO else _not_wanted()
+    if options.oci_runtime and isolation not in WITH_MOUNTS:
+        raise _no_runtime(place, options.oci_runtime)
+    make = MAKERS[isolation]
+    if isolation is Isolation.ROOTLESS and Ability.USER_OVERLAY not in place.able:
+        make = partial(_rootless, program=find_program())
 
-    def __init__(self, job: Job, options: RunOptions) -> None:
-        self._job = job
-        self._options = options
-        self._wanted = options.isolation
-        self._found: Future[Backend] | None = None
+    def warn(text: str) -> None:
+        job.reporter.emit(WarningRaised(text))
 
-    def prepare(self) -> None:
-        """A RUN is near: choose a backend, and let it start what it can."""
-        if self._found is None or self._found.done:
-            self._job.nursery.start_soon(self._prepare)
+    return await trio.to_thread.run_sync(make, job, options, warn)
 
-    async def chosen(self) -> Backend:
-        """The backend. Raises `IsolationError` if what was asked for is not possible, or nothing is."""
-        if self._found is None:
-            job = self._job
-            self._found = job.ledger.spawn(job.nursery, "choose a backend", self._choose)
-        return await self._found.wait()
 
-    async def aclose(self) -> None:
-        """Close the backend if one was chosen; the nursery has ended by then."""
-        if self._found is not None and self._found.done and not self._found.failed:
-            await self._found.value_nowait().aclose()
+def _probe(store: Store, wanted: Isolation) -> Place:
+    """Everything, unless the best is asked for and possible: then no more needs to be known."""
+    best = Isolation.ROOTLESS if form() else Isolation.OVERLAY
+    if wanted in (Isolation.AUTO, best):
+        place = _try(store, NEEDS[best])
+        if place.permits(best) and (not form() or is_inside(place)):
+            return place
+    return _try(store, ())
 
-    async def _prepare(self) -> None:
-        """Speculative: what goes wrong is raised where the backend is needed."""
-        with contextlib.suppress(AsyncbuildError):
-            (await self.chosen()).prepare()
 
-    async def _choose(self) -> Backend:
-        place = await trio.to_thread.run_sync(self._probe)
-        if self._wanted is Isolation.ROOTLESS and not is_inside(place):
-            raise _not_inside(place)
-        ways = [way for way in MAKERS if way is not Isolation.ROOTLESS or is_inside(place)]
-        isolation = choose(place, self._wanted, (*ways, Isolation.NONE))
-        if isolation is Isolation.NONE:
-            raise no_way(place) if self._wanted is Isolation.AUTO else _not_wanted()
-        if self._options.oci_runtime and isolation not in WITH_MOUNTS:
-            raise _no_runtime(place, self._options.oci_runtime)
-        make = MAKERS[isolation]
-        if isolation is Isolation.ROOTLESS and Ability.USER_OVERLAY not in place.able:
-            make = partial(_rootless, program=find_program())
-        return await trio.to_thread.run_sync(make, self._job, self._options, self._warn)
-
-    def _probe(self) -> Place:
-        """Everything, unless the best is asked for and possible: then no more needs to be known."""
-        best = Isolation.ROOTLESS if form() else Isolation.OVERLAY
-        if self._wanted in (Isolation.AUTO, best):
-            place = self._try(NEEDS[best])
-            if place.permits(best) and (not form() or is_inside(place)):
-                return place
-        return self._try(())
-
-    def _try(self, only: tuple[Ability, ...]) -> Place:
-        store = self._job.store
-        work = store.new_work("probe", "try")
-        try:
-            return probe(work / "try", only)
-        finally:
-            store.discard(work)
-
-    def _warn(self, text: str) -> None:
-        self._job.reporter.emit(WarningRaised(text))
+def _try(store: Store, only: tuple[Ability, ...]) -> Place:
+    work = store.new_work("probe", "try")
+    try:
+        return probe(work / "try", only)
+    finally:
+        store.discard(work)
 
 
 def is_inside(place: Place) -> bool:

@@ -29,7 +29,6 @@ from asyncbuild.build.layers import NewLayer
 from asyncbuild.build.outline import OutlinedStep, StageOutline, has_run
 from asyncbuild.build.recipes import StageKeys, StepKey
 from asyncbuild.build.resolving import BaseImage
-from asyncbuild.build.run_step import run
 from asyncbuild.build.session import Session
 from asyncbuild.build.stage import Change, StageState
 from asyncbuild.build.step import At
@@ -363,6 +362,8 @@ class _Walk:
 async def _change(at: At, instruction: ins.Instruction) -> Change:
     match instruction:
         case ins.Run():
+            from asyncbuild.build.run_step import run  # noqa: PLC0415 - as the backends
+
             return await run(at, instruction)
         case ins.Copy() | ins.Add():
             return await copy(at, instruction)

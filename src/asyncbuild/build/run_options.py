@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncbuild.dockerfile.mounts import Device
 from asyncbuild.records import dataclass, field
 from asyncbuild.rootfs.isolation import Isolation
-from asyncbuild.rootfs.ownroot import OwnRoot
 from asyncbuild.rootfs.runspec import Ulimit
+
+if TYPE_CHECKING:
+    from asyncbuild.rootfs.ownroot import OwnRoot
 
 LARGEST_SECRET = 500 << 10
 """Bytes (BuildKit's limit)."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from asyncbuild.build.backends import Backends
+from asyncbuild.build.backend_choice import BackendChoice
 from asyncbuild.build.caching import CachePolicy
 from asyncbuild.build.exports import make_cache
 from asyncbuild.build.futures import Future
@@ -108,7 +108,7 @@ class Session:
         self.kept_mounts = KeptMounts(job, request.cache_mounts_from, request.cache_mounts_to)
         fresh = partial(job.store.new_work, "contents")
         self.contents = ContentDigests(job.store.root / "contents", fresh)
-        self.backends = Backends(job, request.run)
+        self.backends = BackendChoice(job, request.run)
         self._root_turn = trio.Lock()
         self.on_end: Callable[[int, StageState], None] = lambda *_: None
         """Told how a stage will end unless a guess about its base is found wrong."""

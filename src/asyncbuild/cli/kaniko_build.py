@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 import time
@@ -182,19 +181,14 @@ def _unpublished(request: BuildRequest, target: str) -> BuildRequest:
 def _with_cache(
     request: BuildRequest, given: Given, named: tuple[Reference, ...], environ: Mapping[str, str]
 ) -> BuildRequest:
-    """The request with kaniko's cache: one place that is read and written, for all stages.
-
-    COPY's layers are cached too, unless they are said not to be: kaniko leaves them out.
-    """
-    runs = given.on("cache-run-layers")
-    copies = given.on("cache-copy-layers") if given.has("cache-copy-layers") else runs
-    kinds = [*(("RUN", "WORKDIR") if runs else ()), *(("COPY", "ADD") if copies else ())]
-    if not (given.on("cache") and kinds):
+    """The request with kaniko's cache: one place that is read and written, for all stages."""
+    kinds = wanted.cached_instructions(given)
+    if not kinds:
         return replace(request, use_cache=False)
     sources, targets = cache_places(given.text("cache-repo"), named, environ)
     return replace(
         request,
-        cached_instructions=frozenset(kinds),
+        cached_instructions=kinds,
         cache_from=sources,
         cache_to=() if given.on("no-push-cache") else targets,
     )
@@ -206,18 +200,7 @@ def cache_places(
     """Where results are looked for, and where they go: ``--cache-repo``, by default ``cache`` below the
     first destination's repository; ``oci:PATH`` is a directory.
     """
-    options = argparse.Namespace(
-        **dict.fromkeys(("cache_from", "cache_to", "no_cache_filter", "tag"), ()),
-        **dict.fromkeys(("cache_repo", "cache_ttl"), ""),
-        no_cache=False,
-    )
-    if repository.startswith("oci:"):
-        path = repository.removeprefix("oci:")
-        options.cache_from = [f"type=local,src={path}"]
-        options.cache_to = [f"type=local,dest={path},mode=max"]
-    elif repository or named:
-        options.cache_repo = repository or f"{named[0].name}/cache"
-    read = read_cache_options(options, environ)
+    read = read_cache_options(wanted.cache_options(repository, named), environ)
     return read.sources, read.targets
 
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from asyncbuild.cli import kaniko_options as wanted
+from asyncbuild.cli.cache_options import read_indexes
 from asyncbuild.cli.headstart import FAULTS, FirstRequests, names_in, plan_of
 from asyncbuild.cli.kaniko_context import Directory, context_place
 from asyncbuild.cli.kaniko_flags import Given
 from asyncbuild.cli.kaniko_registries import read_hosts, read_mirrors
 from asyncbuild.cli.places import store_directory
 from asyncbuild.image.platform import Platform
+from asyncbuild.image.reference import Reference
 from asyncbuild.registry.headstart import HeadStart
 from asyncbuild.registry.places import Files, Places
 
@@ -36,6 +38,7 @@ def begin(given: Given, environ: Mapping[str, str]) -> HeadStart | None:
             return None
         first = _first_requests(given, environ)
         pushed = given.texts("destination") if wanted.pushes(given, environ) else ()
+        first.ask_indexes(start, _indexes(given, environ))
         first.dial(start, names_in(str(path)), pushed)
         from asyncbuild.plan.planner import PlanRequest  # noqa: PLC0415 - while connections are made
 
@@ -57,6 +60,14 @@ def warmed(given: Given) -> Path | None:
     if text:
         return Path(text)
     return WARMED if (WARMED / "oci-layout").is_file() else None
+
+
+def _indexes(given: Given, environ: Mapping[str, str]) -> list[Reference]:
+    """What is read first of ``--cache-repo``."""
+    if not wanted.cached_instructions(given):
+        return []
+    options = wanted.cache_options(given.text("cache-repo"), wanted.destinations(given))
+    return read_indexes(options, environ)
 
 
 def _dockerfile(given: Given, environ: Mapping[str, str]) -> Path | None:

@@ -6,7 +6,8 @@ refused here too, and with the same reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from asyncbuild.cli.kaniko_flags import Given, parse_bool
@@ -85,6 +86,35 @@ def pushes(given: Given, environ: Mapping[str, str]) -> bool:
     text = environ.get("KANIKO_NO_PUSH")
     no_push = given.on("no-push") if text is None else parse_bool("KANIKO_NO_PUSH", text)
     return not no_push
+
+
+def cached_instructions(given: Given) -> frozenset[str]:
+    """Whose results are looked for and kept; none without ``--cache``.
+
+    COPY's layers are cached too, unless they are said not to be: kaniko leaves them out.
+    """
+    runs = given.on("cache-run-layers")
+    copies = given.on("cache-copy-layers") if given.has("cache-copy-layers") else runs
+    kinds = [*(("RUN", "WORKDIR") if runs else ()), *(("COPY", "ADD") if copies else ())]
+    return frozenset(kinds if given.on("cache") else ())
+
+
+def cache_options(repository: str, named: Sequence[Reference]) -> argparse.Namespace:
+    """``--cache-repo``, by default ``cache`` below the first destination's repository, in the words of
+    ``asyncbuild build``; ``oci:PATH`` is a directory.
+    """
+    options = argparse.Namespace(
+        **dict.fromkeys(("cache_from", "cache_to", "no_cache_filter", "tag"), ()),
+        **dict.fromkeys(("cache_repo", "cache_ttl"), ""),
+        no_cache=False,
+    )
+    if repository.startswith("oci:"):
+        path = repository.removeprefix("oci:")
+        options.cache_from = [f"type=local,src={path}"]
+        options.cache_to = [f"type=local,dest={path},mode=max"]
+    elif repository or named:
+        options.cache_repo = repository or f"{named[0].name}/cache"
+    return options
 
 
 def check(given: Given, environ: Mapping[str, str]) -> None:

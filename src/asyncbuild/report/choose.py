@@ -1,4 +1,7 @@
-"""Which form of progress a person gets: what they asked for, else what their terminal can show."""
+"""Which form of progress a person gets: what they asked for, else what their terminal can show.
+
+Of the reporters the one that is used is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,6 @@ from typing import TextIO
 
 from asyncbuild.errors import UsageError
 from asyncbuild.report.events import Reporter
-from asyncbuild.report.plain import PlainReporter
-from asyncbuild.report.quiet import QuietReporter
-from asyncbuild.report.rawjson import RawJsonReporter
-from asyncbuild.report.tty import TtyReporter
 
 
 class ProgressMode(Enum):
@@ -50,13 +49,19 @@ def make_reporter(
         mode = ProgressMode.parse(environ["BUILDKIT_PROGRESS"])
     match mode:
         case ProgressMode.QUIET:
+            from asyncbuild.report.quiet import QuietReporter  # noqa: PLC0415 - see above
+
             return QuietReporter(stream)
         case ProgressMode.RAWJSON:
+            from asyncbuild.report.rawjson import RawJsonReporter  # noqa: PLC0415
+
             return RawJsonReporter(stream, clock)
-        case ProgressMode.PLAIN:
-            return PlainReporter(stream, clock)
-    if not stream.isatty() or environ.get("TERM") == "dumb":
+    if mode is ProgressMode.PLAIN or not stream.isatty() or environ.get("TERM") == "dumb":
+        from asyncbuild.report.plain import PlainReporter  # noqa: PLC0415
+
         return PlainReporter(stream, clock)
+    from asyncbuild.report.tty import TtyReporter  # noqa: PLC0415
+
     colour = not environ.get("NO_COLOR")
 
     def size() -> tuple[int, int]:

@@ -19,7 +19,6 @@ from asyncbuild.errors import IsolationError
 from asyncbuild.records import dataclass, field
 from asyncbuild.rootfs import probing
 from asyncbuild.rootfs.interpreter import python
-from asyncbuild.rootfs.ownroot import MARKS, Surroundings
 from asyncbuild.rootfs.subordinates import Subordinates, find_subordinates
 
 
@@ -238,6 +237,8 @@ def probe(directory: Path, only: Iterable[Ability] = ()) -> Place:
 
     ``only`` some abilities may be tried. Blocks for some hundredths of a second.
     """
+    from asyncbuild.rootfs.ownroot import MARKS, Surroundings  # noqa: PLC0415 - only to probe
+
     tried = tuple(only) or tuple(Ability)
     answers = _attempts(directory, tried)
     status = _status()
