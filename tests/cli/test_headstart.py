@@ -61,7 +61,9 @@ def test_the_first_answer_is_there_before_trio_is(
 def test_the_requests_are_those_of_any_build(
     shm_path: Path, registry: DockerRegistry, small_bases: dict[str, str], base: str, documents: int
 ) -> None:
-    """With a head start and without, each document of the base is asked for once; warm, only its tag."""
+    """With a head start and without, each document of the base is asked for once, warm only its tag; and one
+    upload is begun: the configuration's.
+    """
     place = context(shm_path, f"FROM {small_bases[base]}\nENV A=b\n")
 
     def built(store: str, scheme: str) -> tuple[bytes, list[str]]:
@@ -72,6 +74,8 @@ def test_the_requests_are_those_of_any_build(
         done = asyncbuild("build", *words, "-t", name, place, env=env, cwd=shm_path)
         assert done.returncode == 0, told(done)
         requests = registry.requests(before)
+        begun = [item for item in requests if item.method == "POST" and "?" not in item.path]
+        assert len(begun) == 1, begun
         return done.stdout, sorted(item.path for item in requests if item.method == "GET")
 
     digest, asked = built("early", "http://")
@@ -81,6 +85,28 @@ def test_the_requests_are_those_of_any_build(
     assert again == digest
     assert len(asked_again) == 1
     assert set(asked_again) < set(asked)
+
+
+@pytest.mark.integration
+def test_an_upload_that_was_begun_is_not_left_behind(
+    shm_path: Path, registry: DockerRegistry, busybox_base: str
+) -> None:
+    """What is wrong with other inputs is found later: the registry is told that nothing will come."""
+    place = context(shm_path, f"FROM {busybox_base}\nENV A=b\n")
+    before = registry.mark()
+    words = [
+        "--insecure",
+        f"http://{registry.host}",
+        "--store",
+        "store",
+        "--secret",
+        "id=a,src=none",
+    ]
+    done = asyncbuild("build", *words, "-t", f"{registry.host}/left/a:1", place, cwd=shm_path)
+    assert done.returncode == 66, told(done)
+    changing = [item for item in registry.requests(before) if item.method in ("POST", "DELETE")]
+    assert [item.method for item in changing] == ["POST", "DELETE"]
+    assert all(item.path.startswith("/v2/left/a/blobs/uploads/") for item in changing)
 
 
 @contextlib.contextmanager

@@ -166,6 +166,36 @@ def test_what_is_not_plain_is_left_to_the_usual_way(said: bytes) -> None:
         start.close()
 
 
+CREATED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nLocation: /upload\r\n\r\n"
+BEGIN = (*HEADERS, ("Content-Length", "0"))
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_was_begun_is_undone_unless_it_is_taken(taken: bool) -> None:  # noqa: FBT001 - a case
+    """A POST is taken as a POST only; what nobody took is undone at the end, as its reply says."""
+    with serving(CREATED, answer(b"")) as (server, place):
+        start = HeadStart()
+        begun = Ask("http://there/1", "/1", "there", BEGIN, "POST")
+
+        def undo(ask: Ask, reply: Reply) -> Ask:
+            location = dict(reply.headers)[b"Location"].decode()
+            return ask._replace(target=location, method="DELETE")
+
+        start.begin(place, begun, undo)
+        assert start.take("http://there/1", (("Host", "there"), *BEGIN)) is None
+        if taken:
+            early = start.take("http://there/1", (("Host", "there"), *BEGIN), "POST")
+            assert early is not None
+            found = early.wait()
+            assert found is not None
+            assert found.status == 202
+        start.close()
+        settle()
+    lines = [request.partition(b"\r\n")[0] for _, request in server.heard]
+    wanted = [b"POST /1 HTTP/1.1", b"DELETE /upload HTTP/1.1"]
+    assert lines == wanted[: 1 if taken else 2]
+
+
 def test_a_connection_that_ends_in_the_middle() -> None:
     """What was announced does not come: the same."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -38,6 +38,8 @@ from asyncbuild.report.events import ImageResolved
 
 _PATIENCE = 0.25
 """How long an index that may have the configuration is waited for, as a part of what the manifest took."""
+_LEAST_PATIENCE = 0.03
+"""Seconds, where a head start had the manifest before the build began to wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Resolver:
         )
         if self.on_manifest is not None:
             self.on_manifest(reference, platform, manifest)
-        patience = _PATIENCE * (trio.current_time() - started)
+        patience = max(_LEAST_PATIENCE, _PATIENCE * (trio.current_time() - started))
         raw = await self._config(reference, manifest.config, patience)
         if self.on_config is not None:
             self.on_config(raw)

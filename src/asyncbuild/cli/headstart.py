@@ -3,8 +3,9 @@
 1. Connections are made to the registries of ``-t`` and of what looks like a FROM: an idle one does no harm.
    Of the caches in registries the indexes are asked for.
 2. The Dockerfile is planned, which takes few imports: the manifests of its images are asked for where the
-   build will look for them, and their configurations after them. If no answer comes at once, as many
-   connections are made as the wave of mounts and uploads will want.
+   build will look for them, and their configurations after them. Where the image will be pushed, the
+   configuration's upload is begun. If no answer comes at once, as many connections are made as the wave of
+   mounts and uploads will want.
 
 A build that looks elsewhere first (a policy, signatures, warmed images) has no head start, nor is a
 registry asked of which it must be found out whether it speaks TLS. What is wrong with any input is left for
@@ -20,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from asyncbuild.cli.cache_options import read_indexes
 from asyncbuild.cli.places import store_directory
@@ -39,6 +40,8 @@ from asyncbuild.registry.protocol import (
     blob_path,
     manifest_path,
     path_at,
+    resolve_location,
+    uploads_path,
     user_agent,
 )
 from asyncbuild.registry.proxies import Proxies
@@ -70,6 +73,7 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
     Raises as `read_inputs`.
     """
     first = None
+    pushed = [] if options.output else options.tag
     if not any(getattr(options, name) for name in _LOOKS_ELSEWHERE):
         with contextlib.suppress(*FAULTS):
             first = FirstRequests.of(options, environ)
@@ -77,7 +81,7 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
             options.closing.callback(options.head_start.close)
             place = options.file or os.path.join(options.context, "Dockerfile")
             first.ask_indexes(options.head_start, read_indexes(options, environ))
-            first.dial(options.head_start, names_in(place), options.tag)
+            first.dial(options.head_start, names_in(place), pushed)
     from asyncbuild.cli.inputs import read_inputs  # noqa: PLC0415 - while connections are made
 
     options.inputs = read_inputs(options)
@@ -85,7 +89,7 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
         with contextlib.suppress(*FAULTS):
             inputs, request = options.inputs, options.inputs.plan_request(options.target)
             plan = plan_of(inputs.dockerfile, inputs.dockerfile_path, request)
-            first.ask(options.head_start, plan, options.tag)
+            first.ask(options.head_start, plan, pushed)
 
 
 def names_in(path: str) -> list[str]:
@@ -152,11 +156,11 @@ class FirstRequests:
             place = self._place(route)
             if place is not None:
                 path = manifest_path(route.repository, named.identifier)
-                start.ask(place, self._get(route, place, path), lambda *_: None)
+                start.ask(place, self._get(route, place, path))
 
     def ask(self, start: HeadStart, plan: Plan, pushed: Sequence[str]) -> None:
-        """Ask for the images of ``plan``, unless they are here; what is said next is said to the places of
-        the images ``pushed``.
+        """Ask for the images of ``plan``, unless they are here, and begin an upload to each repository that
+        is ``pushed`` to; what is said next is said to their places.
         """
         from asyncbuild.plan.contexts import LAYOUT_HOST  # noqa: PLC0415
         from asyncbuild.plan.extent import wave_of  # noqa: PLC0415
@@ -166,9 +170,11 @@ class FirstRequests:
         places = {}
         for name in pushed[:_MOST]:
             named = Reference.parse(name)
-            place = self._place(self.places.push(named.registry, named.repository))
+            route = self.places.push(named.registry, named.repository)
+            place = self._place(route)
             if place is not None:
                 places[place[:2]] = place
+                start.begin(place, self._upload(route, place), self._abort)
         for place in places.values():
             start.dial_more(place, wave_of(plan))
 
@@ -204,16 +210,32 @@ class FirstRequests:
         return make_context(trust_of(self.environ, route.settings))
 
     def _get(self, route: Route, place: Place, path: str, accept: str = MANIFEST_ACCEPT) -> Ask:
+        return self._to(route, place, path, ("Accept", accept))
+
+    def _upload(self, route: Route, place: Place) -> Ask:
+        path = uploads_path(route.repository)
+        return self._to(route, place, path, ("Content-Length", "0"))._replace(method="POST")
+
+    def _to(self, route: Route, place: Place, path: str, header: tuple[str, str]) -> Ask:
         target = path_at(path, route.settings.root, route.namespace)
         host = api_host(route.host)
         scheme = "http" if place.context is None else "https"
-        headers: Headers = (
-            ("User-Agent", user_agent(self.environ)),
-            ("Accept-Encoding", "identity"),
-            ("Accept", accept),
-            *route.settings.headers,
-        )
+        common = (("User-Agent", user_agent(self.environ)), ("Accept-Encoding", "identity"))
+        headers: Headers = (*common, header, *route.settings.headers)
         return Ask(f"{scheme}://{host}{target}", target, host, headers)
+
+    @staticmethod
+    def _abort(ask: Ask, reply: Reply) -> Ask | None:
+        """What ends an upload that was begun and is not wanted, where it is."""
+        location = {name.lower(): value for name, value in reply.headers}.get(b"location")
+        if ask.method != "POST" or reply.status != 202 or location is None:
+            return None
+        url = resolve_location(ask.url, location.decode("ascii", "replace"))
+        parts = urlsplit(url)
+        if parts.netloc != ask.host:
+            return None
+        target = urlunsplit(("", "", parts.path, parts.query, ""))
+        return ask._replace(url=url, target=target, method="DELETE")
 
     def _next(
         self, route: Route, place: Place, platform: Platform, ask: Ask, reply: Reply

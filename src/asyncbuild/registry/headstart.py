@@ -6,7 +6,8 @@ standard library. The program then finds the answer to a request that it would s
 and the same headers, or it is not that request), and the connections that are left over (`connection`).
 
 Nothing depends on it: what fails here, or does not come in time, is asked again in the usual way, which
-says what is wrong. No login is sent; a 401 is an answer like others.
+says what is wrong. No login is sent; a 401 is an answer like others. What changes something at a registry
+(an upload that is begun) is undone if the program does not ask for it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 60.0
+UNDO_SECONDS: Final = 5.0
 LATE_SECONDS: Final = 0.25
 """How long a connection that is not there yet is waited for: the usual way tries several at once."""
 FAR_SECONDS: Final = 0.025
@@ -48,12 +50,15 @@ class Place(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """A GET: its absolute URL, the part of it that goes to the server, and its headers but Host."""
+    """A request without a body: its absolute URL, the part of it that goes to the server, and its headers
+    but Host.
+    """
 
     url: str
     target: str
     host: str
     headers: Headers
+    method: str = "GET"
 
 
 class Reply(NamedTuple):
@@ -67,21 +72,19 @@ class Reply(NamedTuple):
 class Early:
     """A request that was sent early, or will be: its reply is None where that came to nothing."""
 
-    def __init__(self, ask: Ask, connected: threading.Event) -> None:
+    def __init__(self, ask: Ask, line: _Line) -> None:
         self.ask = ask
-        self._connected = connected
+        self.line = line
         self._done = threading.Event()
         self._reply: Reply | None = None
         self.seconds = math.inf
         """How long the reply took."""
 
-    def wait(self) -> Reply | None:
-        """The reply. Blocks: for a short time if there is no connection yet, else as long as answers may
-        take.
-        """
-        if not self._connected.wait(LATE_SECONDS):
+    def wait(self, seconds: float = ANSWER_SECONDS) -> Reply | None:
+        """The reply. Blocks: for a short time if there is no connection yet, else for so many seconds."""
+        if not self.line.connected.wait(LATE_SECONDS):
             return None
-        self._done.wait(ANSWER_SECONDS)
+        self._done.wait(seconds)
         return self._reply
 
     def settle(self, reply: Reply | None, seconds: float = math.inf) -> None:
@@ -92,7 +95,11 @@ class Early:
 
 
 Follow = Callable[[Ask, Reply], Ask | None]
-"""What will be asked next, given a request and its reply."""
+"""What will be asked next, given a request and its reply; None: nothing."""
+
+
+def nothing(_ask: Ask, _reply: Reply) -> None:
+    """Nothing follows."""
 
 
 class Sent(NamedTuple):
@@ -122,6 +129,7 @@ class HeadStart:
         self._lines: list[_Line] = []
         self._closed = False
         self._near = threading.Event()
+        self._undone: Follow = nothing
         self.log: list[Sent] = []
 
     def dial(self, place: Place) -> None:
@@ -134,7 +142,12 @@ class HeadStart:
         """
         _in_thread(self._dial_more, place, count)
 
-    def ask(self, place: Place, ask: Ask, follow: Follow) -> None:
+    def begin(self, place: Place, ask: Ask, undo: Follow) -> None:
+        """Send ``ask``, which changes something; unless it is taken, `close` sends what ``undo`` says."""
+        self._undone = undo
+        self.ask(place, ask)
+
+    def ask(self, place: Place, ask: Ask, follow: Follow = nothing) -> None:
         """Send ``ask``, and then what ``follow`` says, over a dialled connection or one more."""
         with self._lock:
             free = (item for item in self._lines if not item.busy and item.place[:2] == place[:2])
@@ -148,11 +161,11 @@ class HeadStart:
             self._begin(line)
         _in_thread(self._converse, line, early, follow)
 
-    def take(self, url: str, headers: Headers) -> Early | None:
-        """The early request that is this GET, once; ``headers`` in any order."""
+    def take(self, url: str, headers: Headers, method: str = "GET") -> Early | None:
+        """The early request that is this one, once; ``headers`` in any order."""
         with self._lock:
             for early in self._asked:
-                if early.ask.url == url and _same(early.ask, headers):
+                if (early.ask.url, early.ask.method) == (url, method) and _same(early.ask, headers):
                     self._asked.remove(early)
                     return early
         return None
@@ -173,11 +186,27 @@ class HeadStart:
         return None
 
     def close(self) -> None:
-        """Close what nobody took; threads that still run close theirs."""
+        """Undo and close what nobody took; threads that still run close theirs."""
+        with self._lock:
+            begun = [early for early in self._asked if early.ask.method != "GET"]
+            self._asked = [early for early in self._asked if early not in begun]
+        for early in begun:
+            self._take_back(early)
         with self._lock:
             self._closed = True
             for line in [line for line in self._lines if not line.busy]:
                 self._settle(line)
+
+    def _take_back(self, early: Early) -> None:
+        """Undo what an early request has changed."""
+        reply = early.wait(UNDO_SECONDS)
+        with contextlib.suppress(OSError, ValueError, AsyncbuildError):
+            undo = None if reply is None else self._undone(early.ask, reply)
+            if undo is not None:
+                with contextlib.closing(_connected(early.line.place)) as sock:
+                    sock.settimeout(UNDO_SECONDS)
+                    sock.sendall(_request(undo))
+                    _receive(sock)
 
     def _begin(self, line: _Line) -> None:
         with self._lock:
@@ -197,7 +226,7 @@ class HeadStart:
         """A place for the answer to ``ask``, unless it has one. The lock is held."""
         if self._closed or any(early.ask == ask for early in self._asked):
             return None
-        early = Early(ask, line.connected)
+        early = Early(ask, line)
         self._asked.append(early)
         return early
 
@@ -239,7 +268,7 @@ class HeadStart:
             seconds = time.monotonic() - began
             if seconds < FAR_SECONDS:
                 self._near.set()
-            self._note(f"GET {early.ask.url}", began)
+            self._note(f"{early.ask.method} {early.ask.url}", began)
             after = follow(early.ask, reply)
         except BaseException:
             early.settle(None)
@@ -286,7 +315,7 @@ def _same(ask: Ask, headers: Headers) -> bool:
 
 
 def _request(ask: Ask) -> bytes:
-    lines = [f"GET {ask.target} HTTP/1.1", f"Host: {ask.host}"]
+    lines = [f"{ask.method} {ask.target} HTTP/1.1", f"Host: {ask.host}"]
     lines += [f"{name}: {value}" for name, value in ask.headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 

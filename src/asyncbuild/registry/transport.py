@@ -266,10 +266,10 @@ class PoolTransport(httpx.AsyncBaseTransport):
 
     async def _early(self, request: httpx.Request) -> httpx.Response | None:
         """The answer to a request that a head start has sent."""
-        if self._network.head_start is None or request.method != "GET":
+        if self._network.head_start is None or request.method not in ("GET", "POST"):
             return None
         headers = tuple(request.headers.multi_items())
-        asked = self._network.head_start.take(str(request.url), headers)
+        asked = self._network.head_start.take(str(request.url), headers, request.method)
         if asked is None:
             return None
         reply = await trio.to_thread.run_sync(asked.wait, abandon_on_cancel=True)
