@@ -69,10 +69,6 @@ def answer(body: bytes, *more: bytes) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-def nothing(_ask: Ask, _reply: Reply) -> None:
-    """Nothing follows."""
-
-
 def reply_of(start: HeadStart, url: str) -> Reply | None:
     """The reply to the GET of ``url``, asked for as the program does."""
     headers = (("accept", "*/*"), ("host", "there"), ("user-agent", "tests"))
@@ -133,7 +129,7 @@ def test_another_request_is_not_that_one(name: str, headers: tuple[tuple[str, st
     """The URL and every header must be the same, a login above all."""
     with serving(answer(b"one")) as (_, place):
         start = HeadStart()
-        start.ask(place, asked(place, "/1"), nothing)
+        start.ask(place, asked(place, "/1"))
         assert start.take(name, headers) is None
         found = reply_of(start, "http://there/1")
         assert found is not None
@@ -158,7 +154,7 @@ def test_what_is_not_plain_is_left_to_the_usual_way(said: bytes) -> None:
     """No reply, no connection, no noise: who wants it asks again."""
     with serving(said) as (_, place):
         start = HeadStart()
-        start.ask(place, asked(place, "/1"), nothing)
+        start.ask(place, asked(place, "/1"))
         early = start.take("http://there/1", (("Host", "there"), *HEADERS))
         assert early is not None
         assert early.wait() is None
@@ -201,7 +197,7 @@ def test_a_connection_that_ends_in_the_middle() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         place = Place("127.0.0.1", listener.getsockname()[1])
         start = HeadStart()
-        start.ask(place, asked(place, "/1"), nothing)
+        start.ask(place, asked(place, "/1"))
         early = start.take("http://there/1", (("Host", "there"), *HEADERS))
         assert early is not None
         connection, _ = listener.accept()
@@ -224,7 +220,7 @@ def test_more_connections_to_a_far_registry(monkeypatch: pytest.MonkeyPatch) -> 
                 threading.Event().wait(0.005)
         assert server.connections == 5
         monkeypatch.setattr("asyncbuild.registry.headstart.FAR_SECONDS", 60.0)
-        start.ask(place, asked(place, "/1"), nothing)
+        start.ask(place, asked(place, "/1"))
         start.dial_more(place, 9)
         settle()
         start.close()
@@ -244,7 +240,7 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         place = Place("127.0.0.1", listener.getsockname()[1])
     start = HeadStart()
-    start.ask(place, asked(place, "/1"), nothing)
+    start.ask(place, asked(place, "/1"))
     early = start.take("http://there/1", (("Host", "there"), *HEADERS))
     assert early is not None
     assert early.wait() is None
@@ -270,7 +266,7 @@ def test_other_answers_than_200_are_answers() -> None:
     said = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n" + challenge + b"\r\n\r\n{}"
     with serving(said) as (_, place):
         start = HeadStart()
-        start.ask(place, asked(place, "/1"), nothing)
+        start.ask(place, asked(place, "/1"))
         found = reply_of(start, "http://there/1")
         assert found is not None
         assert found.status == 401

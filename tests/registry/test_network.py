@@ -337,7 +337,7 @@ def early_manifest(start: HeadStart, name: str) -> None:
     said = (("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"))
     headers = (*said, ("Accept", MANIFEST_ACCEPT))
     place = Place("127.0.0.1", int(name.rpartition(":")[2]))
-    start.ask(place, Ask(f"http://{name}{path}", path, name, headers), lambda *_: None)
+    start.ask(place, Ask(f"http://{name}{path}", path, name, headers))
 
 
 @pytest.mark.parametrize(("seconds", "near_seconds", "near"), [(0.0, 1e9, True), (0.1, 0.1, False)])
